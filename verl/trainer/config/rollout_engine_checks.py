@@ -1,0 +1,66 @@
+"""Start-up checks of ``actor_rollout_ref.rollout``: which engine runs how, on which device, in which version."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+from packaging.version import Version
+
+from verl.trainer.config.exploration import ConfigError
+from verl.utils.newer_versions import LAST_SUPPORTED_VLLM, vllm_version
+
+_ROLLOUT = "actor_rollout_ref.rollout"
+# From this version on, vLLM takes other arguments for adapters held in memory.
+_VLLM_WITH_OTHER_ADAPTERS = Version("0.12")
+
+
+def check_rollout_engine(config: DictConfig) -> None:
+    """Refuse a rollout engine in a mode, on a device or in a version in which it would fail after Ray has started.
+
+    Raises:
+        ConfigError: naming the key, the value and what to do.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.mode not in ("sync", "async"):
+        raise ConfigError(f"{_ROLLOUT}.mode={rollout.mode!r} is not accepted: expected sync or async.")
+    if rollout.mode == "async" and rollout.name == "hf":
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async needs an engine that serves requests, and {_ROLLOUT}.name=hf does not: set "
+            "mode=sync, or name=vllm."
+        )
+    if rollout.name == "vllm":
+        _check_vllm(config, vllm_version())
+
+
+def _check_vllm(config: DictConfig, installed: Version | None) -> None:
+    if config.trainer.device == "cpu":
+        _check_vllm_on_cpu(config.actor_rollout_ref.rollout, installed)
+    # On a cluster the machine that starts the run need not have vLLM: what is not here cannot be judged.
+    if installed is not None and installed > LAST_SUPPORTED_VLLM:
+        _check_newer_vllm(config, installed)
+
+
+def _check_vllm_on_cpu(rollout: DictConfig, installed: Version | None) -> None:
+    if installed is None:
+        raise ConfigError(
+            f"{_ROLLOUT}.name=vllm needs vLLM, which is not installed: make its environment for CPUs with `bash "
+            f".ci/make_vllm_environment.sh .venv-vllm`, or set {_ROLLOUT}.name=hf."
+        )
+    if rollout.free_cache_engine:
+        raise ConfigError(
+            f"{_ROLLOUT}.free_cache_engine=true needs vLLM's sleep mode, which a CPU does not have: set it to false."
+        )
+
+
+def _check_newer_vllm(config: DictConfig, installed: Version) -> None:
+    alternative = f"install vLLM {LAST_SUPPORTED_VLLM} (requirements-vllm.txt)"
+    if config.actor_rollout_ref.rollout.mode == "async":
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async does not run with vLLM {installed}: verl's server is written against modules that "
+            f"vLLM {LAST_SUPPORTED_VLLM} has and later ones moved. Set mode=sync, or {alternative}."
+        )
+    if config.actor_rollout_ref.model.lora_rank > 0 and installed >= _VLLM_WITH_OTHER_ADAPTERS:
+        raise ConfigError(
+            f"actor_rollout_ref.model.lora_rank={config.actor_rollout_ref.model.lora_rank} does not run with vLLM "
+            f"{installed}: verl hands adapters over in the way of vLLM {LAST_SUPPORTED_VLLM}. Set it to 0, or "
+            f"{alternative}."
+        )
