@@ -1,0 +1,140 @@
+"""Which checkpoints of a run are whole, and small state files that are either there completely or not at all.
+
+A checkpoint folder ``global_step_N`` counts as whole once it holds the marker that is written after everything else, or
+once verl's tracker file names it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+COMPLETE_MARKER = "complete"
+TRACKER = "latest_checkpointed_iteration.txt"
+MODEL_PARTS = ("actor", "critic")
+"""Sub-folders of a checkpoint that hold weights."""
+_PREFIX = "global_step_"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that was asked for by name cannot be used; the message names the file and the fault."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a crash leaves the old content or the new one, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in the JSON file ``path``.
+
+    Raises:
+        ValueError: the file is not a JSON object; the message names it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def step_of(folder: Path) -> int:
+    """Return N of a folder named ``global_step_N``."""
+    return int(folder.name.removeprefix(_PREFIX))
+
+
+def mark_complete(folder: Path) -> None:
+    """Declare the checkpoint in ``folder`` whole."""
+    write_atomically(folder / COMPLETE_MARKER, "")
+
+
+def mark_incomplete(folder: Path) -> None:
+    """Declare that the checkpoint in ``folder`` is not whole, before anything in it is written or removed."""
+    (folder / COMPLETE_MARKER).unlink(missing_ok=True)
+    if _tracked_step(folder.parent) == step_of(folder):
+        (folder.parent / TRACKER).unlink()
+
+
+def _tracked_step(run_folder: Path) -> int | None:
+    tracker = run_folder / TRACKER
+    try:
+        return int(tracker.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _checkpoint_folders(run_folder: Path) -> list[Path]:
+    return [folder for folder in run_folder.glob(f"{_PREFIX}*") if folder.name.removeprefix(_PREFIX).isdigit()]
+
+
+def whole_checkpoints(run_folder: Path) -> list[Path]:
+    """Return the folders of the whole checkpoints below ``run_folder``, the latest first."""
+    tracked = _tracked_step(run_folder)
+    whole = [
+        folder
+        for folder in _checkpoint_folders(run_folder)
+        if (folder / "actor").is_dir() and ((folder / COMPLETE_MARKER).exists() or step_of(folder) == tracked)
+    ]
+    return sorted(whole, key=step_of, reverse=True)
+
+
+def latest_usable_checkpoint(run_folder: Path, problem: Callable[[Path, int], str | None]) -> Path | None:
+    """Return the latest whole checkpoint in which ``problem`` finds none; each rejected one is logged with its fault.
+
+    Args:
+        run_folder: where the ``global_step_N`` folders are.
+        problem: called with a checkpoint's folder and the step of the checkpoint before it (0 if there is none);
+            returns what is wrong with it, or None.
+
+    Returns:
+        None if there is no whole checkpoint.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none of them is usable. Starting over would overwrite them.
+    """
+    candidates = whole_checkpoints(run_folder)
+    if not candidates:
+        return None
+    previous_steps = [step_of(folder) for folder in candidates[1:]] + [0]
+    for folder, previous_step in zip(candidates, previous_steps, strict=True):
+        fault = problem(folder, previous_step)
+        if fault is None:
+            return folder
+        logger.warning("Checkpoint %s is not usable: %s. Falling back to the one before it.", folder, fault)
+    raise CheckpointError(
+        f"None of the {len(candidates)} checkpoints in {run_folder} is usable; set trainer.resume_mode=disable to "
+        "train from the start, or another trainer.default_local_dir."
+    )
+
+
+def remove_superseded(run_folder: Path, step: int, checkpoints_to_keep: Mapping[str, int | None]) -> None:
+    """Remove the weights of old checkpoints; call it when the checkpoint of ``step`` is whole.
+
+    Args:
+        run_folder: where the ``global_step_N`` folders are.
+        step: checkpoints of later steps, left by a run that was resumed before them, are neither counted nor removed.
+        checkpoints_to_keep: for each of ``MODEL_PARTS``, how many checkpoints keep it; None or 0 = all.
+    """
+    whole = [folder for folder in whole_checkpoints(run_folder) if step_of(folder) <= step]
+    for part, keep in checkpoints_to_keep.items():
+        if not keep or len(whole) <= keep:
+            continue
+        for folder in _checkpoint_folders(run_folder):
+            if step_of(folder) < step_of(whole[keep - 1]) and (folder / part).is_dir():
+                if part == "actor":
+                    mark_incomplete(folder)
+                shutil.rmtree(folder / part)

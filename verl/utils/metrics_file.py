@@ -1,0 +1,64 @@
+"""Metrics of a run as a file of JSON lines in the run's folder, for the reports that read runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FILE_NAME = "metrics.jsonl"
+
+
+def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+    """Return the metrics of every logged step of the run in ``folder``, in order; key ``step`` is the training step.
+
+    A last line that a crash left half-written is skipped.
+
+    Raises:
+        FileNotFoundError: the folder holds no metrics.
+    """
+    return [record for record, _ in _complete_lines(Path(folder) / FILE_NAME)]
+
+
+def _complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            try:
+                yield json.loads(line), line
+            except json.JSONDecodeError:
+                if line.endswith("\n"):
+                    raise
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class MetricsFile:
+    """Appends one JSON line per logged step to ``metrics.jsonl``; what is not a finite number becomes null."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.path = Path(folder) / FILE_NAME
+
+    def truncate_after(self, step: int) -> None:
+        """Forget the steps after ``step``: a resumed run repeats them."""
+        if not self.path.exists():
+            return
+        kept = [line for record, line in _complete_lines(self.path) if record["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+    def log(self, data: Mapping[str, Any], step: int) -> None:
+        """Append the metrics ``data`` of training step ``step``."""
+        record = {"step": step, **{key: _plain(value) for key, value in data.items()}}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record) + "\n")
