@@ -1,0 +1,308 @@
+"""An honest comparison on a CPU: methods and ablations on the tiny task, over seeds, through the real trainer.
+
+    python -m recipe.knapsack.compare --output runs/compare --seeds 4
+
+Every seed has a world, a warm start and a sampling of its own, shared by all methods. Started again, it resumes what
+was interrupted and keeps what is finished. ``--seeds 1 --steps 40`` is the short form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from tqdm import tqdm
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+
+from recipe.knapsack.run_data import Run, load_run, summarize  # noqa: E402
+from recipe.knapsack.tiny_runs import ROLLOUTS_PER_STEP, TinyRun  # noqa: E402
+from recipe.knapsack.warm_start import WarmStartSettings, make_warm_start  # noqa: E402
+
+BASELINE = "GRPO, N = 8"
+FINISHED = "finished.json"
+_POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        name: what the table calls it.
+        folder: where its runs go.
+        overrides: Hydra overrides.
+        group: ``main`` rows run with every seed, ``ablation`` rows with ``--ablation-seeds``.
+        rollouts_per_step: rollouts that a step generates at least; all methods but figure 9's spend equal rollouts.
+    """
+
+    name: str
+    folder: str
+    overrides: tuple[str, ...]
+    group: str = "ablation"
+    rollouts_per_step: int = ROLLOUTS_PER_STEP
+
+
+_BETA = ("exploration.success_rate.estimator=beta",)
+_DYNAMIC = ("exploration.dynamic_sampling.enable=true", "trainer.test_freq=5")
+_HOMOGENEOUS = ("exploration.allocator=homogeneous",)
+
+VARIANTS = (
+    Variant(BASELINE, "grpo", _HOMOGENEOUS, "main"),
+    Variant("Knapsack-GRPO", "knapsack", (), "main"),
+    Variant("knapsack, beta estimates", "beta", _BETA, "main"),
+    Variant("knapsack, expected value", "expected", (*_BETA, "exploration.value=expected"), "main"),
+    Variant("knapsack, window of 16", "window", ("exploration.success_rate.estimator=window",)),
+    Variant("knapsack without fallback", "no_fallback", ("exploration.fallback=false",)),
+    Variant("dynamic sampling, equal rollouts", "dynamic", (*_HOMOGENEOUS, *_DYNAMIC)),
+    Variant("dynamic sampling + knapsack", "dynamic_knapsack", _DYNAMIC),
+    Variant("knapsack, n_low = 4", "n_low_4", ("exploration.n_low=4",)),
+    Variant("knapsack, n_up = 16", "n_up_16", ("exploration.n_up=16",)),
+    Variant("knapsack, n_up = 32", "n_up_32", ("exploration.n_up=32",)),
+    Variant("GRPO, N = 4", "grpo_4", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=4"), rollouts_per_step=512),
+    Variant("GRPO, N = 16", "grpo_16", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=16"), rollouts_per_step=2048),
+)
+
+
+@dataclass
+class Job:
+    """One run of the comparison."""
+
+    variant: Variant
+    seed: int
+    run: TinyRun
+    steps: int
+
+    @property
+    def rollouts(self) -> int:
+        """Where the run ends: every method generates as many rollouts as GRPO does in ``steps`` steps."""
+        return self.steps * self.variant.rollouts_per_step
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has reached its end, now or in an earlier session."""
+        return (self.run.run_folder / FINISHED).exists()
+
+    def poll(self) -> int:
+        """Note how far the run has got, end it at its rollouts, and return the rollouts."""
+        progress = self.run.progress()
+        if progress.rollouts >= self.rollouts:
+            if progress.step >= self.steps:
+                self.run.process.wait()
+            self.run.stop()
+            (self.run.run_folder / FINISHED).write_text(json.dumps({"rollouts": progress.rollouts}))
+        return min(progress.rollouts, self.rollouts)
+
+
+def make_jobs(output: Path, variants: Sequence[Variant], seeds: int, ablation_seeds: int, steps: int) -> list[Job]:
+    """Return all runs: the main rows seed by seed, then the others, so that an interrupted comparison is of use."""
+    in_turn = [
+        (variant, seed)
+        for group, group_seeds in (("main", seeds), ("ablation", ablation_seeds))
+        for seed in range(group_seeds)
+        for variant in variants
+        if variant.group == group
+    ]
+    jobs = []
+    for variant, seed in in_turn:
+        overrides = (
+            *variant.overrides,
+            f"exploration.seed={seed}",
+            f"trainer.total_training_steps={steps}",
+            "trainer.max_actor_ckpt_to_keep=1",
+        )
+        folder = output / f"seed_{seed}"
+        jobs.append(Job(variant, seed, TinyRun(folder / "warm_start", folder / variant.folder, overrides), steps))
+    return jobs
+
+
+def run_jobs(jobs: list[Job], parallel: int) -> None:
+    """Run what is not finished, ``parallel`` at a time, with progress and time left.
+
+    Raises:
+        SystemExit: a run failed; the end of its log is shown.
+    """
+    waiting = [job for job in jobs if not job.is_finished]
+    done = sum(job.rollouts for job in jobs if job.is_finished)
+    running: list[Job] = []
+    bar = tqdm(total=sum(job.rollouts for job in jobs), initial=done, unit="rollout", unit_scale=True, smoothing=0.05)
+    try:
+        while waiting or running:
+            while waiting and len(running) < parallel:
+                job = waiting.pop(0)
+                make_warm_start(job.run.warm_start, WarmStartSettings(seed=job.seed), show_progress=False)
+                job.run.start()
+                running.append(job)
+            time.sleep(_POLL_SECONDS)
+            reached = [job.poll() for job in running]
+            for job in running:
+                if not job.run.is_running and not job.is_finished:
+                    sys.exit(job.run.failure() or f"error: {job.run.run_folder} ended early")
+            done += sum(job.rollouts for job in running if job.is_finished)
+            bar.n = done + sum(rollouts for job, rollouts in zip(running, reached) if not job.is_finished)
+            running = [job for job in running if not job.is_finished]
+            names = ", ".join(f"{job.variant.folder}/{job.seed}" for job in running)
+            bar.set_description_str(f"{len(waiting)} waiting, running {names}")
+    finally:
+        bar.close()
+        for job in running:
+            job.run.stop()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run comes to at its end; ``accuracy_curve`` is (rollouts, held-out accuracy) of every validation."""
+
+    accuracy: float
+    effective_ratio: float
+    never_solved: int
+    largest_budget: int
+    minutes: float
+    accuracy_curve: np.ndarray
+
+    def rollouts_to_reach(self, accuracy: float) -> float:
+        """Return the rollouts at the first validation with at least ``accuracy``; NaN if there is none."""
+        reached = self.accuracy_curve[self.accuracy_curve[:, 1] >= accuracy]
+        return float(reached[0, 0]) if len(reached) else float("nan")
+
+
+def outcome_of(run: Run, rollouts: int) -> Outcome:
+    """Reduce a run to its outcome at ``rollouts``."""
+    summary = summarize(run)
+    accuracy = run.held_out_accuracy.iloc[:, 0].dropna()
+    spent = run.cumulative_rollouts.reindex(accuracy.index).fillna(0)
+    curve = np.column_stack([spent.to_numpy(), accuracy.to_numpy()])
+    curve = curve[curve[:, 0] <= rollouts]
+    return Outcome(
+        accuracy=float(curve[-1, 1]),
+        effective_ratio=summary.effective_ratio,
+        never_solved=summary.never_solved,
+        largest_budget=summary.largest_budget,
+        minutes=summary.seconds / 60,
+        accuracy_curve=curve,
+    )
+
+
+Outcomes = dict[str, dict[int, Outcome]]
+
+
+def read_outcomes(jobs: list[Job]) -> Outcomes:
+    """Return the outcome of every finished run by variant and seed."""
+    outcomes: Outcomes = {}
+    for job in jobs:
+        if job.is_finished:
+            outcome = outcome_of(load_run(job.run.run_folder), job.rollouts)
+            outcomes.setdefault(job.variant.name, {})[job.seed] = outcome
+    return outcomes
+
+
+def comparison_table(outcomes: Outcomes) -> str:
+    """Return the table as Markdown: mean +- standard deviation over seeds, differences to GRPO paired by seed."""
+    header = (
+        "method | seeds | held-out accuracy | difference to GRPO (wins) | effective ratio | never solved | "
+        "largest budget | rollouts to reach GRPO's accuracy | minutes"
+    )
+    rows = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
+    baseline = outcomes.get(BASELINE, {})
+    for name, by_seed in outcomes.items():
+        runs = list(by_seed.values())
+        cells = [
+            name,
+            str(len(runs)),
+            _mean_and_spread([run.accuracy for run in runs], 3),
+            "" if name == BASELINE else _paired_difference(by_seed, baseline),
+            _mean_and_spread([run.effective_ratio for run in runs], 3),
+            _mean_and_spread([run.never_solved for run in runs], 0),
+            str(max(run.largest_budget for run in runs)),
+            _rollouts_to_match(by_seed, baseline),
+            _mean_and_spread([run.minutes for run in runs], 1),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _mean_and_spread(values: Sequence[float], digits: int) -> str:
+    spread = f" +- {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def _paired_difference(by_seed: dict[int, Outcome], baseline: dict[int, Outcome]) -> str:
+    differences = [run.accuracy - baseline[seed].accuracy for seed, run in by_seed.items() if seed in baseline]
+    if not differences:
+        return ""
+    wins = sum(difference > 0 for difference in differences)
+    return f"{np.mean(differences):+.3f} ({wins} of {len(differences)})"
+
+
+def _rollouts_to_match(by_seed: dict[int, Outcome], baseline: dict[int, Outcome]) -> str:
+    spent = [
+        run.rollouts_to_reach(baseline[seed].accuracy) / baseline[seed].accuracy_curve[-1, 0]
+        for seed, run in by_seed.items()
+        if seed in baseline
+    ]
+    reached = [share for share in spent if np.isfinite(share)]
+    if not spent:
+        return ""
+    if not reached:
+        return f"not reached (0 of {len(spent)})"
+    return f"{np.median(reached):.0%} of GRPO's ({len(reached)} of {len(spent)} reached it)"
+
+
+def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None:
+    """Draw held-out accuracy against rollouts, mean over seeds and each seed, for the main rows."""
+    styles = [("tab:orange", "--"), ("tab:blue", "-"), ("tab:green", "-."), ("black", ":")]
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
+    main = [variant.name for variant in variants if variant.group == "main" and variant.name in outcomes]
+    for name, (color, line) in zip(main, styles):
+        curves = [run.accuracy_curve for run in outcomes[name].values()]
+        for curve in curves:
+            axes.plot(curve[:, 0] / 1000, curve[:, 1], color=color, linestyle=line, linewidth=0.7, alpha=0.35)
+        shortest = min(map(len, curves))
+        mean = np.mean([curve[:shortest] for curve in curves], axis=0)
+        axes.plot(mean[:, 0] / 1000, mean[:, 1], color=color, linestyle=line, linewidth=2.2, label=name)
+    axes.set(xlabel="cumulative rollouts (thousands)", ylabel="held-out accuracy (avg@4)")
+    axes.set_title("Thick: mean over seeds; thin: each seed", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds of the main rows")
+    parser.add_argument("--ablation-seeds", type=int, default=None, help="seeds of the other rows (default: 2 at most)")
+    parser.add_argument("--steps", type=int, default=240, help="GRPO's training steps; all methods get its rollouts")
+    parser.add_argument("--parallel", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="runs at a time")
+    parser.add_argument("--only", nargs="*", default=None, help="folders of the rows to run (default: all)")
+    parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
+    options = parser.parse_args(arguments)
+    variants = [variant for variant in VARIANTS if options.only is None or variant.folder in options.only]
+    ablation_seeds = min(options.seeds, 2) if options.ablation_seeds is None else options.ablation_seeds
+    output = options.output.absolute()
+    jobs = make_jobs(output, variants, options.seeds, ablation_seeds, options.steps)
+    if not options.show:
+        run_jobs(jobs, options.parallel)
+    outcomes = read_outcomes(jobs)
+    if not outcomes:
+        sys.exit(f"error: no finished run in {output}")
+    print("\n" + comparison_table(outcomes))
+    (output / "comparison.md").write_text(comparison_table(outcomes) + "\n")
+    draw(outcomes, variants, output / "comparison.png")
+    print(f"\nTable: {output / 'comparison.md'}\nPicture: {output / 'comparison.png'}")
+
+
+if __name__ == "__main__":
+    main()
