@@ -1,0 +1,120 @@
+# What the paper's experiments share (section 5.1, appendix C). Sourced by the run_*.sh scripts of this folder, which
+# then call `train_on_dapo_math` with what differs.
+#
+# On one machine:
+#
+#   export RAY_DATA_HOME=... RAY_MODEL_HOME=... RAY_SAVE_HOME=...
+#   DRY_RUN=1 bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh      # on any machine: check all, print the plan
+#   bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh                # train
+#   bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh exploration.n_up=64 trainer.total_training_steps=200
+#
+# Any Hydra override may be appended; it wins over what is set here.
+#
+# Environment (relative paths are taken from the repository):
+#   RAY_DATA_HOME    holds dapo_math_17k/train.parquet and math_evaluation/validation.parquet, which
+#                    examples/data_preprocess makes                                           (default: data)
+#   RAY_MODEL_HOME   holds the models' folders, such as Qwen2.5-Math-7B                        (default: models)
+#   RAY_SAVE_HOME    gets a folder for each run, with checkpoints, metrics and history         (default: runs)
+#   NNODES           machines                                                                  (default: 1)
+#   NGPUS_PER_NODE   GPUs in each                                                              (default: 8)
+#   DRY_RUN=1        check and plan, do not train; GPU_MEMORY_GB (default 80) is what the plan compares with
+#   PYTHON           the Python to use                                    (default: .venv/bin/python, else python3)
+#
+# On several machines: start a Ray cluster (`ray start --head --dashboard-host=0.0.0.0` on one, `ray start
+# --address=HEAD:6379` on the others), put data, models and results where all of them see them under the same path,
+# and submit the script from a checkout that holds nothing big:
+#
+#   RAY_ADDRESS=http://HEAD:8265 ray job submit --no-wait --working-dir . \
+#       --runtime-env-json '{"env_vars": {"NNODES": "4", "RAY_DATA_HOME": "/shared/data", "RAY_MODEL_HOME":
+#           "/shared/models", "RAY_SAVE_HOME": "/shared/runs", "WANDB_API_KEY": "..."}}' \
+#       -- bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh
+#
+# The machines need the installed requirements, not the checkout: it travels with the job. The job's environment
+# variables, unlike those of your shell, reach the workers on every machine.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+NNODES=${NNODES:-1}
+NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
+
+# Print the absolute path of a folder named by an environment variable, or of its default within the repository.
+folder_from_environment() {
+    local variable=$1 default=$2
+    if [ -z "${!variable:-}" ] && [ "$NNODES" != 1 ]; then
+        echo "error: NNODES=$NNODES needs $variable: a folder that all machines see under the same path" >&2
+        exit 2
+    fi
+    realpath -m "${!variable:-$default}"
+}
+
+# Train the model $1 (its name on the Hugging Face hub) with the paper's settings and the overrides that follow.
+train_on_dapo_math() {
+    local hub_model=$1 data_home model_home save_home
+    local model_name=${hub_model##*/}
+    shift
+    data_home=$(folder_from_environment RAY_DATA_HOME data)
+    model_home=$(folder_from_environment RAY_MODEL_HOME models)
+    save_home=$(folder_from_environment RAY_SAVE_HOME runs)
+
+    local entry_point=verl.trainer.main_ppo
+    if [ "${DRY_RUN:-0}" != 0 ]; then entry_point=recipe.knapsack.step_plan; fi
+
+    # The run's folder is named after the allocator: a baseline must not resume from a knapsack run's checkpoint.
+    exec "$PYTHON" -m "$entry_point" \
+        data.train_files="$data_home/dapo_math_17k/train.parquet" \
+        data.val_files="$data_home/math_evaluation/validation.parquet" \
+        data.train_batch_size=256 \
+        data.max_prompt_length=1024 \
+        data.max_response_length=3072 \
+        data.filter_overlong_prompts=true \
+        data.filter_overlong_prompts_workers=8 \
+        data.truncation=error \
+        exploration.allocator=knapsack \
+        algorithm.adv_estimator=grpo \
+        algorithm.adv_clip=5.0 \
+        algorithm.use_kl_in_reward=false \
+        actor_rollout_ref.model.path="$model_home/$model_name" \
+        actor_rollout_ref.model.use_remove_padding=true \
+        actor_rollout_ref.model.enable_gradient_checkpointing=true \
+        actor_rollout_ref.actor.strategy=fsdp2 \
+        actor_rollout_ref.actor.optim.lr=1e-6 \
+        actor_rollout_ref.actor.ppo_mini_batch_size=256 \
+        actor_rollout_ref.actor.use_dynamic_bsz=true \
+        actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384 \
+        actor_rollout_ref.actor.clip_ratio_low=0.2 \
+        actor_rollout_ref.actor.clip_ratio_high=0.28 \
+        actor_rollout_ref.actor.loss_agg_mode=token-mean \
+        actor_rollout_ref.actor.use_kl_loss=false \
+        actor_rollout_ref.actor.entropy_coeff=0 \
+        actor_rollout_ref.rollout.name=vllm \
+        actor_rollout_ref.rollout.n=8 \
+        actor_rollout_ref.rollout.temperature=1.0 \
+        actor_rollout_ref.rollout.top_p=1.0 \
+        actor_rollout_ref.rollout.calculate_log_probs=true \
+        actor_rollout_ref.rollout.tensor_model_parallel_size=1 \
+        actor_rollout_ref.rollout.gpu_memory_utilization=0.7 \
+        actor_rollout_ref.rollout.max_num_batched_tokens=16384 \
+        actor_rollout_ref.rollout.enforce_eager=false \
+        actor_rollout_ref.rollout.val_kwargs.n=16 \
+        actor_rollout_ref.rollout.val_kwargs.do_sample=true \
+        actor_rollout_ref.rollout.val_kwargs.temperature=0.6 \
+        actor_rollout_ref.rollout.val_kwargs.top_p=1.0 \
+        critic.strategy=fsdp2 \
+        reward_model.reward_manager=math_verify \
+        reward_model.launch_reward_fn_async=true \
+        trainer.nnodes="$NNODES" \
+        trainer.n_gpus_per_node="$NGPUS_PER_NODE" \
+        trainer.total_training_steps=1000 \
+        trainer.total_epochs=1000 \
+        trainer.val_before_train=true \
+        trainer.test_freq=10 \
+        trainer.save_freq=100 \
+        trainer.max_actor_ckpt_to_keep=2 \
+        trainer.logger='[console,wandb]' \
+        trainer.project_name=knapsack_rl \
+        trainer.experiment_name='${exploration.allocator}_grpo_'"$model_name" \
+        trainer.default_local_dir="$save_home/"'${trainer.experiment_name}' \
+        "$@"
+}

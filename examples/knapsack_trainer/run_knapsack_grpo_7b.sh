@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Knapsack-GRPO on Qwen2.5-Math-7B: 8 GPUs with 80 GB. Environment, dry run and several machines: see common.sh.
+#
+#   bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh [HYDRA OVERRIDES]
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Prompt and response together may not exceed the 4096 positions of this model.
+train_on_dapo_math Qwen/Qwen2.5-Math-7B "$@"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Knapsack-GRPO on Qwen3-4B-Instruct-2507.
+#
+#   bash examples/knapsack_trainer/run_knapsack_grpo_qwen3_4b_instruct.sh [HYDRA OVERRIDES]
+#
+# The baseline: append exploration.allocator=homogeneous. Environment, dry run and several machines: see common.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+train_on_dapo_math Qwen/Qwen3-4B-Instruct-2507 "$@"
