@@ -1,0 +1,92 @@
+"""A Ray cluster of two nodes of which only one can read the checkout: the overlay travels to the other through Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray._common.utils import reset_ray_address
+from ray.cluster_utils import Cluster
+
+from verl.trainer.ppo.exploration_history import read_history
+from verl.utils.metrics_file import read_metrics
+
+pytestmark = pytest.mark.end_to_end
+
+REPORT_WORKER = Path(__file__).parent / "report_worker.py"
+
+# Python runs this at start-up where it is on the path. To the processes of such a node the checkout looks absent.
+HIDE_CHECKOUT = """
+import os
+import sys
+
+
+def refuse(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and arguments and isinstance(arguments[0], (str, bytes)):
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if os.path.commonpath([path, {checkout!r}]) == {checkout!r}:
+            raise FileNotFoundError(2, "not on this node", path)
+
+
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.fixture
+def environment_without_checkout(repository: Path, tmp_path: Path) -> dict[str, str]:
+    """Environment of a node whose processes cannot read the checkout."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(HIDE_CHECKOUT.format(checkout=str(repository.resolve())))
+    (folder / REPORT_WORKER.name).write_text(REPORT_WORKER.read_text())
+    return {"PYTHONPATH": str(folder)}
+
+
+def start_nodes(first: dict[str, str], second: dict[str, str], attempts: int = 3) -> Cluster:
+    """Start a node with each environment; again if Ray's own start-up takes too long on a busy machine."""
+    cluster = Cluster()
+    try:
+        cluster.add_node(num_cpus=2, env_vars=first)
+        cluster.add_node(num_cpus=1, env_vars=second)
+        cluster.wait_for_nodes()
+        return cluster
+    except (RuntimeError, TimeoutError) as error:
+        cluster.shutdown()
+        if attempts == 1:
+            pytest.skip(f"Ray's own cluster of two nodes does not start on this machine: {error}")
+        return start_nodes(first, second, attempts - 1)
+
+
+@pytest.fixture
+def two_nodes(workers, repository: Path, environment_without_checkout: dict[str, str]) -> Iterator[Cluster]:
+    """Two nodes: room for the trainer and one worker on the first, for one worker on the second."""
+    with_checkout = {"PYTHONPATH": os.pathsep.join([str(repository), str(REPORT_WORKER.parent)])}
+    cluster = start_nodes(with_checkout, environment_without_checkout)
+    reset_ray_address()  # only the run that is given the address may join, not whatever starts Ray at the same time
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("TEST_TWO_NODES"), reason="set TEST_TWO_NODES=1: Ray starts two nodes too slowly here"
+)
+def test_nodes_with_and_without_the_checkout_train_together(
+    train, two_nodes, workers, repository, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
+    run = train(
+        tmp_path / "run",
+        "trainer.nnodes=2",
+        "trainer.n_gpus_per_node=1",
+        "trainer.total_training_steps=3",
+        f"actor_rollout_ref.model.external_lib={REPORT_WORKER.stem}",
+    )
+    first, second = workers()
+    assert first["node"] != second["node"]
+    remote = second if first["node"] == two_nodes.head_node.node_id else first
+    assert not Path(remote["verl"]).is_relative_to(repository)
+    history = read_history(run.run_folder / "history").to_pandas()
+    assert history.groupby("step")["budget"].sum().tolist() == [64] * 3
+    assert all(step["training/rollout_probs_diff_max"] < 1e-4 for step in read_metrics(run.run_folder))

@@ -1,0 +1,166 @@
+"""The overlay on the installed verl: what is found where, what is refused, and the installed wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import verl
+import verl.upstream
+
+ROOT = Path(__file__).parent.parent
+SITE_PACKAGES = Path(sysconfig.get_paths()["purelib"])
+
+
+def test_overlaid_modules_come_from_here_and_all_others_from_upstream():
+    import verl.trainer.ppo.core_algos as core_algos
+    import verl.trainer.ppo.ray_trainer as ray_trainer
+
+    assert Path(ray_trainer.__file__) == ROOT / "verl" / "trainer" / "ppo" / "ray_trainer.py"
+    assert Path(core_algos.__file__).is_relative_to(verl.UPSTREAM_FOLDER)
+    assert verl.__version__.startswith("0.5")
+
+
+def test_an_overlaid_class_extends_the_one_it_replaces():
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+    from verl.upstream.trainer.ppo import ray_trainer as upstream_ray_trainer
+
+    assert issubclass(RayPPOTrainer, upstream_ray_trainer.RayPPOTrainer)
+    assert Path(upstream_ray_trainer.__file__).is_relative_to(verl.UPSTREAM_FOLDER)
+
+
+def test_a_class_that_is_not_overlaid_exists_once():
+    from verl.protocol import DataProto
+    from verl.upstream.trainer.ppo import ray_trainer as upstream_ray_trainer
+
+    assert upstream_ray_trainer.DataProto is DataProto is verl.DataProto
+
+
+@pytest.mark.parametrize("package", ["utils", "trainer.config", "workers.rollout", "utils.reward_score"])
+def test_overlaid_packages_export_what_upstreams_export(package):
+    from importlib import import_module
+
+    upstream = import_module(f"verl.upstream.{package}")
+    missing = [name for name in getattr(upstream, "__all__", ()) if not hasattr(import_module(f"verl.{package}"), name)]
+    assert missing == []
+
+
+def test_only_overlaid_modules_import_through_upstream():
+    for source in ROOT.glob("verl/**/*.py"):
+        for line in source.read_text().splitlines():
+            if line.strip().startswith(("from verl.upstream", "import verl.upstream")):
+                module = line.split()[1].removeprefix("verl.upstream").strip(".")
+                if line.strip().startswith("from"):
+                    imported = line.split("import")[1].split()[0].strip("(")
+                    candidates = [module, f"{module}.{imported}".strip(".")]
+                else:
+                    candidates = [module]
+                overlaid = [ROOT / "verl" / candidate.replace(".", "/") for candidate in candidates]
+                assert any(path.is_dir() or path.with_suffix(".py").exists() for path in overlaid), f"{source}: {line}"
+
+
+def run_python(code: str, *paths: Path, cwd: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=cwd, timeout=120
+    )
+
+
+def test_without_verl_the_import_says_what_to_install(tmp_path):
+    hidden = "import sys; sys.path = [p for p in sys.path if 'site-packages' not in p]; import verl"
+    result = run_python(hidden, ROOT, cwd=tmp_path)
+    assert "ImportError" in result.stderr
+    assert "no verl is installed" in result.stderr and "pip install 'verl==0.5.0'" in result.stderr
+
+
+def test_another_version_of_verl_is_refused_naming_both(tmp_path):
+    version_file = tmp_path / "site" / "verl" / "version" / "version"
+    version_file.parent.mkdir(parents=True)
+    version_file.write_text("0.8.1\n")
+    (tmp_path / "site" / "verl" / "__init__.py").touch()
+    result = run_python("import verl", ROOT, tmp_path / "site", cwd=tmp_path)
+    assert "ImportError" in result.stderr
+    assert "0.5.x" in result.stderr and "verl 0.8.1 is installed" in result.stderr
+    assert "pip install 'verl==0.5.0'" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    source = tmp_path_factory.mktemp("source")
+    for name in ("verl", "setup.py", "pyproject.toml", "requirements-core.txt", "README.md"):
+        original = ROOT / name
+        if original.is_dir():
+            shutil.copytree(original, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif original.exists():
+            shutil.copy(original, source / name)
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source],
+        check=True,
+        timeout=120,
+    )
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory) -> Path:
+    """A virtual environment with a verl 0.5.0 of its own; everything else is seen in this one's environment."""
+    folder = tmp_path_factory.mktemp("installation") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+    own = next(folder.glob("lib/python3*/site-packages"))
+    (own / "others.pth").write_text(f"{SITE_PACKAGES}\n")
+    for part in (SITE_PACKAGES / "verl", *SITE_PACKAGES.glob("verl-0.5.0*.dist-info")):
+        shutil.copytree(part, own / part.name)
+    return folder
+
+
+WHERE_IS_VERL = """
+import verl.trainer.ppo.core_algos, verl.trainer.ppo.ray_trainer
+print(verl.trainer.ppo.ray_trainer.__file__)
+print(verl.trainer.ppo.core_algos.__file__)
+"""
+WHERE_IS_VERL_IN_A_WORKER = """
+import ray, sys
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+
+@ray.remote
+def where():
+    import verl.trainer.ppo.ray_trainer as trainer
+    return trainer.__file__
+
+print(ray.get(where.remote()))
+"""
+
+
+def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel, installation, tmp_path):
+    python = installation / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> list[str]:
+        result = subprocess.run(
+            [python, *command], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=180
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout.strip().splitlines()
+
+    upstream = next(installation.glob("lib/python3*/site-packages/verl"))
+    before = {path: path.read_bytes() for path in upstream.rglob("*.py")}
+
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    trainer, core_algos = run("-c", WHERE_IS_VERL)[-2:]
+    assert "knapsack_rl_overlay/verl" in trainer and Path(core_algos).is_relative_to(upstream)
+    assert "knapsack_rl_overlay/verl" in run("-c", WHERE_IS_VERL_IN_A_WORKER)[-1]
+    composed = run("-m", "verl.trainer.main_ppo", "--cfg", "job", "--package", "exploration")
+    assert "allocator: knapsack" in composed
+
+    run("-m", "pip", "uninstall", "--quiet", "--yes", "knapsack-rl")
+    trainer, core_algos = run("-c", WHERE_IS_VERL)[-2:]
+    assert Path(trainer).is_relative_to(upstream) and Path(core_algos).is_relative_to(upstream)
+    assert {path: path.read_bytes() for path in upstream.rglob("*.py")} == before
+    assert not list(upstream.parent.glob("knapsack_rl*"))

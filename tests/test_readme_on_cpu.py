@@ -1,0 +1,51 @@
+"""What the README says of the code is true of the code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import hydra
+import pytest
+
+from recipe.knapsack.metric_table import with_metric_table
+from verl.trainer.config.exploration import DynamicSamplingConfig, ExplorationConfig, SuccessRateConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_metric_table_is_that_of_the_code():
+    assert with_metric_table(README) == README, "run: python -m recipe.knapsack.metric_table README.md"
+
+
+def test_every_exploration_key_is_in_the_configuration_table_with_its_default():
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose("knapsack_trainer").exploration
+    sections = [
+        ("", ExplorationConfig),
+        ("success_rate.", SuccessRateConfig),
+        ("dynamic_sampling.", DynamicSamplingConfig),
+    ]
+    for prefix, section in sections:
+        for field in fields(section):
+            if field.name in ("success_rate", "dynamic_sampling"):
+                continue
+            key = f"exploration.{prefix}{field.name}"
+            row = re.search(rf"^\| `{re.escape(key)}` \| `([^`]*)` \|", README, re.MULTILINE)
+            assert row, f"{key} is not in the README's configuration table"
+            value = config[prefix.rstrip(".")][field.name] if prefix else config[field.name]
+            default = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
+            assert row.group(1) == default, f"{key}: the README says {row.group(1)}, the default is {default}"
+
+
+@pytest.mark.parametrize("pattern", [r"\]\(([^)#]+)\)", r'src="([^"]+)"'])
+def test_every_file_the_readme_links_to_exists(pattern):
+    linked = [target for target in re.findall(pattern, README) if "://" not in target]
+    assert [target for target in linked if not (ROOT / target).exists()] == []
+
+
+def test_every_command_of_a_recipe_exists():
+    modules = set(re.findall(r"python3? -m (recipe\.[\w.]+)", README))
+    assert modules and [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []

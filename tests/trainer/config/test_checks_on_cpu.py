@@ -1,0 +1,126 @@
+"""Start-up checks on whole configurations, composed by Hydra as the command line composes them."""
+
+from __future__ import annotations
+
+import hydra
+import pandas as pd
+import pytest
+
+from verl.trainer.config.checks import check_config
+from verl.trainer.config.exploration import ConfigError
+
+
+def compose(overrides: list[str]):
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra.compose("knapsack_trainer", overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    return compose([])
+
+
+@pytest.fixture
+def runnable(warm_start) -> list[str]:
+    """Overrides with which the tiny task would train."""
+    return [
+        "trainer.device=cpu",
+        "trainer.n_gpus_per_node=1",
+        f"data.train_files={warm_start / 'train.parquet'}",
+        f"data.val_files={warm_start / 'test.parquet'}",
+        "data.train_batch_size=128",
+        f"actor_rollout_ref.model.path={warm_start / 'model'}",
+        "actor_rollout_ref.actor.strategy=fsdp2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=64",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
+        "actor_rollout_ref.rollout.name=hf",
+        "actor_rollout_ref.rollout.n=8",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
+        "critic.strategy=fsdp2",
+    ]
+
+
+def test_what_can_run_is_accepted(runnable, defaults):
+    check_config(compose(runnable), defaults)
+    check_config(compose([*runnable, "exploration.n_up=64", "exploration.total_budget=[[1,2048],[50,512]]"]), defaults)
+    check_config(compose([*runnable, "exploration.allocator=homogeneous", "exploration.n_low=1"]), defaults)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.nnodes=two", ["trainer.nnodes='two'", "a number"]),
+        ("trainer.balance_batch=3", ["trainer.balance_batch=3", "true or false"]),
+        ("trainer.device=tpu", ["trainer.device='tpu'", "cuda, npu or cpu"]),
+        ("trainer.n_gpus_per_node=0", ["trainer.n_gpus_per_node=0", "at least 1"]),
+        (
+            "exploration.total_budget=1000",
+            ["exploration.total_budget=1000", "multiple of 512", "nearest legal: 512 or 1024"],
+        ),
+        ("exploration.total_budget=[[1,1024],[9,700]]", ["exploration.total_budget=700", "512 or 1024"]),
+        ("exploration.total_budget=128", ["infeasible for 128 prompts", "256 to 16384"]),
+        ("exploration.n_low=9", ["n_low=9", "infeasible", "1152 to"]),
+        ("exploration.n_low=1", ["exploration.n_low=1", "at least 2", "no advantage"]),
+        ("exploration.value=rank", ["exploration.value='rank'", "grpo"]),
+        ("exploration.value=no.such:function", ["exploration.value='no.such:function'"]),
+        ("exploration.value=expected", ["exploration.success_rate.estimator=beta"]),
+        ("exploration.value=remax", ["algorithm.adv_estimator=remax"]),
+        ("algorithm.adv_estimator=gae", ["algorithm.adv_estimator='gae'", "no value function", "rloo"]),
+        (
+            "actor_rollout_ref.rollout.name=vllm exploration.rollout_is_cap=2.0",
+            ["rollout_is_cap=2.0", "calculate_log_probs"],
+        ),
+        ("algorithm.adv_clip=-1", ["algorithm.adv_clip=-1", "above 0"]),
+        ("algorithm.adv_clip=five", ["algorithm.adv_clip='five'"]),
+        ("actor_rollout_ref.actor.strategy=fsdp", ["actor_rollout_ref.actor.strategy='fsdp'", "fsdp2"]),
+        ("actor_rollout_ref.model.use_remove_padding=true", ["use_remove_padding=true", "set it to false"]),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size=2", ["tensor_model_parallel_size=2", "divisor"]),
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=100", ["ppo_micro_batch_size_per_gpu=100", "512 rows"]),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size=256", ["train_batch_size=128", "ppo_mini_batch_size=256"]),
+        ("actor_rollout_ref.actor.loss_agg_mode=sum", ["loss_agg_mode"]),
+        ("actor_rollout_ref.model.path=/no/model", ["actor_rollout_ref.model.path=/no/model", "does not exist"]),
+        ("data.train_files=/no/file.parquet", ["data.train_files=/no/file.parquet", "does not exist"]),
+        ("data.train_batch_size=2048", ["1024 prompts", "data.train_batch_size=2048"]),
+        ("custom_reward_function.path=/no/reward.py", ["custom_reward_function.path=/no/reward.py", "does not exist"]),
+    ],
+)
+def test_what_cannot_run_is_refused_in_one_line(runnable, defaults, override, said):
+    with pytest.raises(ConfigError) as refusal:
+        check_config(compose([*runnable, *override.split()]), defaults)
+    for part in said:
+        assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_data_file_without_a_prompt_column_is_refused(runnable, defaults, tmp_path):
+    file = tmp_path / "questions.parquet"
+    pd.DataFrame({"question": ["1+1="], "answer": ["2"]}).to_parquet(file)
+    with pytest.raises(ConfigError, match="no column 'prompt'.*question, answer"):
+        check_config(compose([*runnable, f"data.val_files={file}"]), defaults)
+
+
+def test_a_data_file_that_is_no_parquet_is_refused(runnable, defaults, tmp_path):
+    file = tmp_path / "train.parquet"
+    file.write_text("prompt,answer\n")
+    with pytest.raises(ConfigError, match="not a readable parquet file"):
+        check_config(compose([*runnable, f"data.train_files={file}"]), defaults)
+
+
+def test_a_reward_function_that_cannot_be_imported_or_is_missing_is_refused(runnable, defaults, tmp_path):
+    file = tmp_path / "reward.py"
+    file.write_text("import no_such_module\n")
+    with pytest.raises(ConfigError, match="cannot be imported.*no_such_module"):
+        check_config(compose([*runnable, f"custom_reward_function.path={file}"]), defaults)
+    file.write_text("def score():\n    return 1\n")
+    with pytest.raises(ConfigError, match="custom_reward_function.name=compute_score"):
+        check_config(compose([*runnable, f"custom_reward_function.path={file}"]), defaults)
+
+
+def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults, monkeypatch):
+    monkeypatch.setattr("verl.trainer.config.checks.torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: False)
+    with pytest.raises(ConfigError, match="make quickstart"):
+        check_config(compose([*runnable, "trainer.device=cuda"]), defaults)
+    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: True)
+    check_config(compose([*runnable, "trainer.device=cuda"]), defaults)

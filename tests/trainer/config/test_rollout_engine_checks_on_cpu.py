@@ -1,0 +1,65 @@
+"""Rollout engines that could not run are refused before Ray starts, by the device and by vLLM's version."""
+
+from __future__ import annotations
+
+import hydra
+import pytest
+from packaging.version import Version
+
+from verl.trainer.config import rollout_engine_checks
+from verl.trainer.config.exploration import ConfigError
+from verl.trainer.config.rollout_engine_checks import check_rollout_engine
+
+NAME, MODE = "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.mode"
+ASLEEP = "actor_rollout_ref.rollout.free_cache_engine"
+LORA = "actor_rollout_ref.model.lora_rank"
+
+
+def compose(*overrides: str):
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra.compose("knapsack_trainer", overrides=list(overrides))
+
+
+@pytest.fixture
+def vllm_is(monkeypatch):
+    def set_version(version: str | None) -> None:
+        installed = None if version is None else Version(version)
+        monkeypatch.setattr(rollout_engine_checks, "vllm_version", lambda: installed)
+
+    return set_version
+
+
+@pytest.mark.parametrize(
+    ("version", "overrides"),
+    [
+        (None, ["trainer.device=cpu", f"{NAME}=hf"]),
+        (None, [f"{NAME}=vllm"]),
+        (None, [f"{NAME}=vllm", f"{MODE}=async"]),
+        ("0.10.2", [f"{NAME}=vllm", f"{MODE}=async", f"{LORA}=8"]),
+        ("0.11.2", [f"{NAME}=vllm", f"{LORA}=8"]),
+        ("0.28.0", [f"{NAME}=vllm"]),
+        ("0.28.0", ["trainer.device=cpu", f"{NAME}=vllm", f"{ASLEEP}=false"]),
+    ],
+)
+def test_what_runs_is_accepted(vllm_is, version, overrides):
+    vllm_is(version)
+    check_rollout_engine(compose(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("version", "overrides", "said"),
+    [
+        (None, [f"{NAME}=vllm", f"{MODE}=asynchronous"], [f"{MODE}='asynchronous'", "sync or async"]),
+        (None, [f"{NAME}=hf", f"{MODE}=async"], [f"{MODE}=async", f"{NAME}=hf", "mode=sync"]),
+        (None, [f"{NAME}=vllm", "trainer.device=cpu"], ["not installed", "make_vllm_environment.sh", f"{NAME}=hf"]),
+        ("0.28.0", [f"{NAME}=vllm", "trainer.device=cpu"], [f"{ASLEEP}=true", "set it to false"]),
+        ("0.28.0", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "0.28.0", "mode=sync", "0.10.2"]),
+        ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),
+    ],
+)
+def test_what_cannot_run_is_refused_with_what_to_do(vllm_is, version, overrides, said):
+    vllm_is(version)
+    with pytest.raises(ConfigError) as refusal:
+        check_rollout_engine(compose(*overrides))
+    assert all(part in str(refusal.value) for part in said)
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,334 @@
+"""The trainer's own part of a step, driven without Ray: the workers are stand-ins that answer by a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from recipe.knapsack.tiny_task import make_tokenizer
+from verl import DataProto
+from verl.trainer.main_ppo import _build_trainer
+from verl.trainer.ppo.core_algos import compute_policy_loss
+from verl.trainer.ppo.exploration_history import read_history
+from verl.trainer.ppo.ray_trainer import (
+    RayPPOTrainer,
+    clip_advantages,
+    compute_response_mask,
+    truncated_importance_weights,
+)
+from verl.utils.checkpoint_state import whole_checkpoints
+from verl.utils.metrics_file import read_metrics
+
+M, TOTAL_BUDGET = 16, 64
+RESPONSE_LENGTH = 8
+WRONG_ANSWER = "9"
+
+
+@dataclasses.dataclass
+class StandInWorkers:
+    """Answers prompts by a rule instead of a model, and keeps what it is sent.
+
+    Attributes:
+        answers: the right answer to each prompt.
+        succeeds: whether the given copy (0, 1, ...) of a prompt in a batch is answered rightly.
+        old_log_prob, rollout_log_prob: what the training and the rollout policy say of every token.
+    """
+
+    answers: dict[str, str]
+    succeeds: Callable[[str, int], bool]
+    world_size: int = 2
+    old_log_prob: float = -1.0
+    rollout_log_prob: float = -1.0
+    generated: list[DataProto] = dataclasses.field(default_factory=list)
+    updates: list[DataProto] = dataclasses.field(default_factory=list)
+    loaded: list[Path] = dataclasses.field(default_factory=list)
+
+    def generate_sequences(self, prompts: DataProto) -> DataProto:
+        tokenizer = make_tokenizer()
+        texts = tokenizer.batch_decode(prompts.batch["input_ids"], skip_special_tokens=True)
+        responses = torch.full((len(texts), RESPONSE_LENGTH), tokenizer.eos_token_id)
+        copies: dict[str, int] = {}
+        for row, text in enumerate(texts):
+            copy = copies[text] = copies.get(text, -1) + 1
+            answer = self.answers[text] if self.succeeds(text, copy) else WRONG_ANSWER
+            tokens = tokenizer(f".{answer}")["input_ids"]
+            responses[row, : len(tokens)] = torch.tensor(tokens)
+        response_mask = (responses != tokenizer.eos_token_id).long()
+        response_mask[torch.arange(len(texts)), response_mask.sum(dim=-1)] = 1
+        mask = torch.cat([prompts.batch["attention_mask"], response_mask], dim=-1)
+        output = DataProto.from_single_dict(
+            {
+                "prompts": prompts.batch["input_ids"],
+                "responses": responses,
+                "input_ids": torch.cat([prompts.batch["input_ids"], responses], dim=-1),
+                "attention_mask": mask,
+                "position_ids": (mask.cumsum(dim=-1) - 1).clamp(min=0),
+                "rollout_log_probs": torch.full(responses.shape, self.rollout_log_prob),
+            }
+        )
+        self.generated.append(output)
+        return output
+
+    def compute_log_prob(self, batch: DataProto) -> DataProto:
+        shape = batch.batch["responses"].shape
+        return DataProto.from_single_dict(
+            {"old_log_probs": torch.full(shape, self.old_log_prob), "entropys": torch.ones(shape)}
+        )
+
+    def update_actor(self, batch: DataProto) -> DataProto:
+        self.updates.append(batch)
+        return DataProto(meta_info={"metrics": {}})
+
+    def save_checkpoint(self, folder: str, *_: Any, **__: Any) -> None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+    def load_checkpoint(self, folder: str, **_: Any) -> None:
+        self.loaded.append(Path(folder))
+
+
+@pytest.fixture(scope="module")
+def answers(warm_start: Path) -> dict[str, str]:
+    table = pd.read_parquet(warm_start / "train.parquet")
+    return {
+        messages[0]["content"]: reward_model["ground_truth"]
+        for messages, reward_model in zip(table["prompt"], table["reward_model"], strict=True)
+    }
+
+
+def half_of_the_copies(prompt: str, copy: int) -> bool:
+    return copy % 2 == 0
+
+
+def by_family(prompt: str, copy: int) -> bool:
+    """Families differ in how often they are solved: never, one copy in two, three in four, always."""
+    return copy % 4 < (0, 2, 3, 4)[ord(prompt[0]) % 4]
+
+
+def never(prompt: str, copy: int) -> bool:
+    return False
+
+
+@pytest.fixture
+def run_steps(tiny_overrides, warm_start, answers, tmp_path):
+    """Train for some steps with stand-in workers; returns them and the run's folder."""
+
+    def run(
+        steps: int,
+        *overrides: str,
+        succeeds: Callable[[str, int], bool] = by_family,
+        folder: str = "run",
+        **workers: Any,
+    ) -> tuple[StandInWorkers, Path]:
+        few = tmp_path / "few.parquet"
+        pd.read_parquet(warm_start / "train.parquet").head(2 * M).to_parquet(few)
+        run_folder = tmp_path / folder
+        settings = [
+            *tiny_overrides(run_folder),
+            "trainer.n_gpus_per_node=2",
+            f"trainer.total_training_steps={steps}",
+            f"data.train_files={few}",
+            *overrides,
+        ]
+        with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+            config = hydra.compose("knapsack_trainer", overrides=settings)
+        OmegaConf.resolve(config)
+        trainer: RayPPOTrainer = _build_trainer(config)
+        trainer.actor_rollout_wg = StandInWorkers(answers, succeeds, **workers)
+        trainer.async_rollout_mode = False
+        trainer.fit()
+        return trainer.actor_rollout_wg, run_folder
+
+    return run
+
+
+def rows_of(batch: DataProto) -> pd.DataFrame:
+    """What every row of an update says of its prompt, from each of the places that say it."""
+    tokenizer = make_tokenizer()
+    columns = batch.non_tensor_batch
+    return pd.DataFrame(
+        {
+            "prompt": tokenizer.batch_decode(batch.batch["prompts"], skip_special_tokens=True),
+            "input": tokenizer.batch_decode(
+                batch.batch["input_ids"][:, : batch.batch["prompts"].shape[1]], skip_special_tokens=True
+            ),
+            "response": tokenizer.batch_decode(batch.batch["responses"], skip_special_tokens=True),
+            "ground_truth": [reward_model["ground_truth"] for reward_model in columns["reward_model"]],
+            "uid": columns["uid"],
+            "prompt_id": columns["prompt_id"],
+            "score": batch.batch["token_level_scores"].sum(dim=-1).numpy(),
+            "advantage": batch.batch["advantages"][:, 0].numpy(),
+        }
+    )
+
+
+@pytest.mark.parametrize("dispatch", ["random", "packed"])
+@pytest.mark.parametrize("balance_batch", ["true", "false"])
+def test_the_columns_of_a_row_belong_to_the_same_prompt(run_steps, answers, dispatch, balance_batch):
+    workers, run_folder = run_steps(
+        4, f"exploration.dispatch={dispatch}", f"trainer.balance_batch={balance_batch}", "algorithm.adv_clip=null"
+    )
+    history = read_history(run_folder / "history").to_pandas()
+    assert history.groupby("step")["budget"].agg(["min", "max"]).iloc[-1].tolist() != [4, 4]
+    for number, batch in enumerate(workers.updates, start=1):
+        rows = rows_of(batch)
+        assert len(rows) == TOTAL_BUDGET
+        assert (rows["prompt"] == rows["input"]).all()
+        assert (rows["prompt"].map(answers) == rows["ground_truth"]).all()
+        assert (rows["score"] == (rows["response"] == "." + rows["ground_truth"])).all()
+        assert (rows.groupby("uid")["prompt"].nunique() == 1).all() and rows["uid"].nunique() == M
+        assert (rows.groupby("prompt")["uid"].nunique() == 1).all()
+        explored = history[history["step"] == number].set_index("prompt_id")
+        by_prompt = rows.groupby("prompt_id")
+        pd.testing.assert_series_equal(by_prompt.size(), explored["budget"].sort_index(), check_names=False)
+        pd.testing.assert_series_equal(
+            by_prompt["score"].sum(), explored["successes"].sort_index(), check_names=False, check_dtype=False
+        )
+        assert by_prompt["advantage"].sum().abs().max() < 1e-4
+
+
+def test_the_next_epoch_is_allocated_by_what_the_stand_in_solved(run_steps):
+    _, run_folder = run_steps(4)
+    history = read_history(run_folder / "history").to_pandas()
+    first, second = history[history["step"] <= 2], history[history["step"] > 2]
+    assert (first["budget"] == TOTAL_BUDGET // M).all() and first["estimate"].isna().all()
+    solved, mixed = second[second["estimate"] == 1], second[second["estimate"].between(0.1, 0.9)]
+    assert (solved["budget"] == 2).all() and len(solved) > 0
+    assert (mixed["budget"] > 2).all() and len(mixed) > 0
+
+
+def test_the_total_budget_follows_its_schedule(run_steps):
+    workers, run_folder = run_steps(4, "exploration.total_budget=[[1,64],[3,128]]")
+    assert [len(batch) for batch in workers.updates] == [64, 64, 128, 128]
+    assert read_metrics(run_folder)[-1]["training/cumulative_rollouts"] == 2 * 64 + 2 * 128
+
+
+def test_dynamic_sampling_trains_on_what_it_has_at_the_cap(run_steps):
+    workers, run_folder = run_steps(
+        2,
+        "exploration.dynamic_sampling.enable=true",
+        "exploration.dynamic_sampling.max_generations=3",
+        succeeds=never,
+    )
+    assert [len(batch) for batch in workers.updates] == [TOTAL_BUDGET] * 2
+    assert len(workers.generated) == 6
+    for number, metrics in enumerate(read_metrics(run_folder), start=1):
+        assert metrics["training/reached_max_generations"] == 1.0
+        assert metrics["training/cumulative_rollouts"] == 3 * TOTAL_BUDGET * number
+        assert metrics["training/effective_gradient_ratio"] == 0.0
+
+
+def test_dynamic_sampling_keeps_the_rollouts_with_a_gradient(run_steps):
+    workers, _ = run_steps(
+        1, "exploration.dynamic_sampling.enable=true", "exploration.dynamic_sampling.max_generations=8"
+    )
+    (batch,) = workers.updates
+    assert len(workers.generated) > 1
+    rows = rows_of(batch)
+    assert (rows.groupby("uid")["score"].nunique() == 2).all()
+
+
+def test_advantages_are_clipped_and_the_clipped_share_is_logged(run_steps):
+    one_of_a_few = {"succeeds": lambda prompt, copy: copy == 0}
+    workers, run_folder = run_steps(1, "algorithm.adv_clip=0.6", **one_of_a_few)
+    advantages = workers.updates[0].batch["advantages"]
+    on_response = workers.updates[0].batch["response_mask"].bool()
+    assert advantages.max() == pytest.approx(0.6) and advantages.min() == pytest.approx(-0.5, abs=1e-3)
+    clipped = (advantages[on_response] == advantages.max()).float().mean().item()
+    assert read_metrics(run_folder)[0]["actor/adv_clip_ratio"] == pytest.approx(clipped)
+
+
+@pytest.mark.parametrize("cap", [1.5, 4.0])
+def test_the_importance_cap_acts_on_the_loss_where_rollout_and_training_policy_differ(run_steps, cap):
+    """Ratio exp(1) = 2.718 between the policies: capped at 1.5, left as it is below 4."""
+    policies = {"old_log_prob": -1.0, "rollout_log_prob": -2.0}
+    workers, run_folder = run_steps(1, f"exploration.rollout_is_cap={cap}", succeeds=half_of_the_copies, **policies)
+    batch = workers.updates[0].batch
+    mask = batch["response_mask"].float()
+    weight = min(np.exp(1.0), cap)
+
+    updated_log_prob = (batch["old_log_probs"] + 0.05).requires_grad_()
+    loss, *_ = compute_policy_loss(
+        batch["old_log_probs"], updated_log_prob, batch["advantages"], batch["response_mask"], cliprange=0.2
+    )
+    loss.backward()
+    scores = batch["token_level_scores"].sum(dim=-1)
+    group_advantage = torch.where(scores > 0, 1.0, -1.0) * np.sqrt(3) / 2  # two of four: (1 - 0.5) / std
+    expected_gradient = -weight * np.exp(0.05) * group_advantage[:, None] * mask / mask.sum()
+    assert loss.item() == pytest.approx(expected_gradient.sum().item(), abs=1e-5)
+    torch.testing.assert_close(updated_log_prob.grad, expected_gradient, rtol=1e-4, atol=1e-7)
+    metrics = read_metrics(run_folder)[0]
+    assert metrics["training/rollout_is_weight_mean"] == pytest.approx(weight)
+    assert metrics["training/rollout_is_capped_ratio"] == float(cap < np.exp(1.0))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "history/steps-00000003-*.parquet",
+        "global_step_4/task_status.npz",
+        "global_step_4/trainer_state.json",
+        "global_step_4/data.pt",
+    ],
+)
+def test_a_damaged_file_is_named_and_the_checkpoint_before_is_taken(run_steps, caplog, damaged):
+    _, run_folder = run_steps(4, "trainer.save_freq=2")
+    (file,) = run_folder.glob(damaged)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+    workers, _ = run_steps(6, "trainer.save_freq=2")
+    assert [path.parent.name for path in workers.loaded] == ["global_step_2"]
+    assert any(str(file) in line and "Falling back" in line for line in caplog.messages)
+
+    _, whole = run_steps(6, "trainer.save_freq=2", folder="whole")
+    pd.testing.assert_frame_equal(
+        *(read_history(folder / "history").to_pandas() for folder in (run_folder, whole)), check_exact=True
+    )
+    assert [record["step"] for record in read_metrics(run_folder)] == list(range(1, 7))
+    spent = [[record["training/cumulative_rollouts"] for record in read_metrics(f)] for f in (run_folder, whole)]
+    assert spent[0] == spent[1]
+    status = [(folder / "global_step_6" / "task_status.npz").read_bytes() for folder in (run_folder, whole)]
+    assert status[0] == status[1]
+
+
+@pytest.mark.parametrize("rotation", ["trainer.max_actor_ckpt_to_keep=1", "+trainer.remove_previous_ckpt_in_save=true"])
+def test_the_last_checkpoint_is_removed_only_when_the_next_is_whole(run_steps, rotation, monkeypatch):
+    save, whole_while_saving = StandInWorkers.save_checkpoint, []
+
+    def look_and_save(self, folder: str, *arguments: Any, **named: Any) -> None:
+        assert named["max_ckpt_to_keep"] is None
+        whole_while_saving.append([path.name for path in whole_checkpoints(Path(folder).parents[1])])
+        save(self, folder, *arguments, **named)
+
+    monkeypatch.setattr(StandInWorkers, "save_checkpoint", look_and_save)
+    _, run_folder = run_steps(3, "trainer.save_freq=1", rotation)
+    assert whole_while_saving == [[], ["global_step_1"], ["global_step_2"]]
+    assert [path.parent.name for path in run_folder.glob("global_step_*/actor")] == ["global_step_3"]
+
+
+def test_clipping_leaves_what_lies_within():
+    advantages = torch.tensor([[-9.0, -5.0, 0.3], [5.0, 5.1, 0.0]])
+    assert clip_advantages(advantages, 5.0).tolist() == [[-5.0, -5.0, pytest.approx(0.3)], [5.0, 5.0, 0.0]]
+    assert clip_advantages(advantages, None) is advantages
+
+
+def test_importance_weights_are_ratios_up_to_the_cap_and_carry_no_gradient():
+    training = torch.tensor([[-1.0, -1.0, -3.0]], requires_grad=True)
+    weights = truncated_importance_weights(training, torch.tensor([[-1.0, -9.0, -2.0]]), cap=2.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 2.0, np.exp(-1.0)]], dtype=torch.float32))
+    assert not weights.requires_grad
+
+
+def test_the_response_mask_covers_the_response_only():
+    batch = DataProto.from_single_dict(
+        {"responses": torch.zeros(1, 3), "attention_mask": torch.tensor([[0, 1, 1, 1, 1, 0]])}
+    )
+    assert compute_response_mask(batch).tolist() == [[1, 1, 0]]

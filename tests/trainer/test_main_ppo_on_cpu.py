@@ -1,0 +1,90 @@
+"""The command line: refusals in one line before Ray starts, the runtime environment, a resumable sampler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from torch.utils.data import SequentialSampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+import verl
+from verl.trainer.main_ppo import _runtime_env, create_rl_sampler
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("exploration.n_upp=64", "error: exploration.n_upp is not a known key: did you mean exploration.n_up?"),
+        ("exploration.n_low=many", "error: exploration.n_low='many' is not accepted: expected a number (default 2)."),
+        ("data.train_files=missing.parquet", "error: data.train_files=missing.parquet does not exist"),
+    ],
+)
+def test_bad_input_ends_in_one_line_before_ray_starts(tiny_overrides, repository, tmp_path, override, said):
+    # Ray would have to put its session's files here.
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")}
+    process = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), override],
+        capture_output=True,
+        text=True,
+        cwd=repository,
+        env=environment,
+        timeout=120,
+    )
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.startswith(said) and process.stderr.count("\n") == 1
+    assert not (tmp_path / "ray").exists() and not (tmp_path / "run").exists()
+
+
+def test_workers_of_a_local_cluster_find_the_overlay_first(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/elsewhere", str(verl.OVERLAY_FOLDER.parent)]))
+    paths = _runtime_env(joins_cluster=False)["env_vars"]["PYTHONPATH"].split(os.pathsep)
+    assert paths == [str(verl.OVERLAY_FOLDER.parent), "/elsewhere"]
+
+
+def test_the_overlay_travels_to_a_cluster_that_may_not_have_it():
+    modules = _runtime_env(joins_cluster=True)["py_modules"]
+    assert [Path(module) for module in modules] == [verl.OVERLAY_FOLDER]
+
+
+def test_settings_of_the_user_win_over_ours(monkeypatch):
+    monkeypatch.setenv("VERL_LOGGING_LEVEL", "DEBUG")
+    assert "VERL_LOGGING_LEVEL" not in _runtime_env(joins_cluster=False)["env_vars"]
+
+
+def data_config(**settings):
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        return hydra.compose(
+            "knapsack_trainer", overrides=[f"data.{key}={value}" for key, value in settings.items()]
+        ).data
+
+
+def batches_of(loader: StatefulDataLoader, epochs: int) -> list[list[int]]:
+    return [batch.tolist() for _ in range(epochs) for batch in loader]
+
+
+@pytest.mark.parametrize("batches_before", [1, 4, 6, 8])
+def test_the_random_order_survives_a_resume_in_any_epoch(batches_before):
+    def make_loader() -> StatefulDataLoader:
+        dataset = list(range(20))
+        return StatefulDataLoader(dataset, batch_size=5, sampler=create_rl_sampler(data_config(), dataset))
+
+    whole = batches_of(make_loader(), epochs=3)
+    interrupted, seen = make_loader(), 0
+    while seen < batches_before:
+        for _ in interrupted:
+            seen += 1
+            if seen == batches_before:
+                break
+    resumed = make_loader()
+    resumed.load_state_dict(interrupted.state_dict())
+    assert batches_of(resumed, epochs=3)[: 12 - batches_before] == whole[batches_before:]
+
+
+def test_without_shuffling_the_order_is_the_files():
+    assert type(create_rl_sampler(data_config(shuffle="false"), list(range(4)))) is SequentialSampler

@@ -1,0 +1,43 @@
+"""A GPU without flash-attn: upstream's actor and critic import, and say what is missing when padding is removed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from verl.utils import flash_attention
+
+pytestmark = pytest.mark.skipif(find_spec("flash_attn") is not None, reason="flash-attn is installed")
+
+# The modules look once, when they are imported, whether there is a GPU.
+AS_ON_A_GPU = """
+import sys
+import verl.utils.device as device
+device.is_cuda_available, device.get_device_name = True, lambda: "cuda"
+from verl.utils import flash_attention
+assert flash_attention.available_attention_implementation() == "sdpa"
+flash_attention.import_actor_and_critic()
+assert not [name for name in sys.modules if name.startswith("flash_attn")]
+from verl.workers.actor.dp_actor import DataParallelPPOActor, unpad_input
+from verl.workers.critic.dp_critic import DataParallelPPOCritic
+unpad_input(None, None)
+"""
+
+
+def test_the_actor_imports_and_names_what_is_missing_when_it_is_called():
+    result = subprocess.run([sys.executable, "-c", AS_ON_A_GPU], capture_output=True, text=True, timeout=120)
+    assert "ImportError: flash_attn.bert_padding.unpad_input" in result.stderr
+    assert "use_remove_padding=false" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "installed", "expected"),
+    [("cuda", True, "flash_attention_2"), ("cuda", False, "sdpa"), ("cpu", True, "sdpa")],
+)
+def test_the_attention_implementation_is_what_the_machine_has(monkeypatch, device, installed, expected):
+    monkeypatch.setattr(flash_attention, "get_device_name", lambda: device)
+    monkeypatch.setattr(flash_attention, "is_flash_attention_installed", lambda: installed)
+    assert flash_attention.available_attention_implementation() == expected
