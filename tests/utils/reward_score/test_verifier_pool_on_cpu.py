@@ -192,7 +192,7 @@ def test_one_pool_is_shared_per_process_and_settings():
 
 def test_it_works_inside_a_ray_actor():
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
 
         @ray.remote
