@@ -62,10 +62,10 @@ VARIANTS = (
     Variant("Knapsack-GRPO", "knapsack", (), "main"),
     Variant("knapsack, beta estimates", "beta", _BETA, "main"),
     Variant("knapsack, expected value", "expected", (*_BETA, "exploration.value=expected"), "main"),
+    Variant("dynamic sampling, equal rollouts", "dynamic", (*_HOMOGENEOUS, *_DYNAMIC), "main"),
+    Variant("dynamic sampling + knapsack", "dynamic_knapsack", _DYNAMIC, "main"),
     Variant("knapsack, window of 16", "window", ("exploration.success_rate.estimator=window",)),
     Variant("knapsack without fallback", "no_fallback", ("exploration.fallback=false",)),
-    Variant("dynamic sampling, equal rollouts", "dynamic", (*_HOMOGENEOUS, *_DYNAMIC)),
-    Variant("dynamic sampling + knapsack", "dynamic_knapsack", _DYNAMIC),
     Variant("knapsack, n_low = 4", "n_low_4", ("exploration.n_low=4",)),
     Variant("knapsack, n_up = 16", "n_up_16", ("exploration.n_up=16",)),
     Variant("knapsack, n_up = 32", "n_up_32", ("exploration.n_up=32",)),
@@ -260,16 +260,23 @@ def _rollouts_to_match(by_seed: dict[int, Outcome], baseline: dict[int, Outcome]
 
 def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None:
     """Draw held-out accuracy against rollouts, mean over seeds and each seed, for the main rows."""
-    styles = [("tab:orange", "--"), ("tab:blue", "-"), ("tab:green", "-."), ("black", ":")]
+    styles = [
+        ("tab:orange", "--"),
+        ("tab:blue", "-"),
+        ("tab:green", "-."),
+        ("black", ":"),
+        ("tab:red", (0, (5, 1, 1, 1, 1, 1))),
+        ("tab:purple", (0, (1, 3))),
+    ]
     figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
     main = [variant.name for variant in variants if variant.group == "main" and variant.name in outcomes]
     for name, (color, line) in zip(main, styles):
         curves = [run.accuracy_curve for run in outcomes[name].values()]
         for curve in curves:
             axes.plot(curve[:, 0] / 1000, curve[:, 1], color=color, linestyle=line, linewidth=0.7, alpha=0.35)
-        shortest = min(map(len, curves))
-        mean = np.mean([curve[:shortest] for curve in curves], axis=0)
-        axes.plot(mean[:, 0] / 1000, mean[:, 1], color=color, linestyle=line, linewidth=2.2, label=name)
+        rollouts = np.linspace(0, min(curve[-1, 0] for curve in curves), 100)
+        mean = np.mean([np.interp(rollouts, curve[:, 0], curve[:, 1]) for curve in curves], axis=0)
+        axes.plot(rollouts / 1000, mean, color=color, linestyle=line, linewidth=2.2, label=name)
     axes.set(xlabel="cumulative rollouts (thousands)", ylabel="held-out accuracy (avg@4)")
     axes.set_title("Thick: mean over seeds; thin: each seed", fontsize=10)
     axes.grid(alpha=0.3)

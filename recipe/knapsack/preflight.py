@@ -1,36 +1,29 @@
 """What of a run can be checked on any machine, before a GPU is used: the dry run's refusals and what is missing.
 
 The trainer's own start-up checks are applied, but for two things: the GPUs need not be here, and files and models that
-are not here are named instead of refused. To these come the limits of model, rollout engine and micro-batches, which
-verl would assert in its workers only after they have loaded the model.
+are not here are named instead of refused. To these come the limits of the model, whose size may be known without it.
 """
 
 from __future__ import annotations
 
 import netrc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from recipe.knapsack.model_size import ModelSize, hub_name
-from verl.trainer.config.checks import check_config
+from verl.trainer.config.checks import find_config_errors
 from verl.trainer.config.exploration import ConfigError
-from verl.workers.reward_manager import get_reward_manager_cls
+from verl.trainer.config.worker_checks import longest_sequence
 
 MADE_BY = {
     "dapo_math_17k": "python3 examples/data_preprocess/dapo_math_17k.py",
     "math_evaluation": "python3 examples/data_preprocess/math_evaluation.py",
-}
-ACCEPTED = {
-    "actor_rollout_ref.actor.strategy": ("fsdp", "fsdp2", "megatron"),
-    "actor_rollout_ref.rollout.name": ("vllm", "sglang", "hf"),
-    "trainer.resume_mode": ("auto", "disable", "resume_path"),
 }
 _ELSEWHERE = "hdfs://not-here"
 
@@ -99,29 +92,9 @@ def find_errors(config: DictConfig, defaults: DictConfig, size: ModelSize | None
         defaults: the same without the user's overrides.
         size: of the model; None leaves out the limits that depend on it.
     """
-    try:
-        with _as_on_a_cluster():
-            check_config(_without_missing(config), defaults)
-    except ConfigError as error:
-        # The rules below rely on what was refused here.
-        return [str(error)]
-    rules: list[Callable[[], None]] = [
-        lambda: check_choices(config),
-        lambda: check_reward_manager(config),
-        lambda: check_micro_batches(config),
-        lambda: check_mini_batch(config),
-        lambda: check_engine(config),
-        *([lambda: check_model_limits(config, size)] if size else []),
-    ]
-    return [str(error) for error in map(_failure, rules) if error]
-
-
-def _failure(rule: Callable[[], None]) -> ConfigError | None:
-    try:
-        rule()
-    except ConfigError as error:
-        return error
-    return None
+    with _as_on_a_cluster():
+        model_limits = (lambda config: check_model_limits(config, size),) if size else ()
+        return [str(error) for error in find_config_errors(_without_missing(config), defaults, model_limits)]
 
 
 @contextmanager
@@ -149,80 +122,6 @@ def _without_missing(config: DictConfig) -> DictConfig:
     if config.actor_rollout_ref.model.path in absent:
         config.actor_rollout_ref.model.path = _ELSEWHERE
     return config
-
-
-# --- Rules beyond the trainer's start-up checks -----------------------------------------------------------------------
-
-
-def longest_sequence(config: DictConfig) -> int:
-    """Tokens of the longest sequence that can occur: prompt and response."""
-    return config.data.max_prompt_length + config.data.max_response_length
-
-
-def check_choices(config: DictConfig) -> None:
-    """Refuse a name that verl 0.5 does not know, for the keys of `ACCEPTED`."""
-    for key, accepted in ACCEPTED.items():
-        value = OmegaConf.select(config, key)
-        if value not in accepted:
-            raise ConfigError(f"{key}={value!r} is not accepted: expected one of {', '.join(accepted)}.")
-
-
-def check_reward_manager(config: DictConfig) -> None:
-    """Refuse a reward manager that is not registered."""
-    name = config.reward_model.reward_manager
-    try:
-        get_reward_manager_cls(name)
-    except ValueError as error:
-        raise ConfigError(f"reward_model.reward_manager={name!r} is not accepted: {error}") from error
-
-
-def check_micro_batches(config: DictConfig) -> None:
-    """Refuse token limits of micro-batches that the longest sequence exceeds."""
-    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    passes: list[tuple[bool, str, Any]] = [
-        (actor.use_dynamic_bsz, "actor.ppo_max_token_len_per_gpu", actor.ppo_max_token_len_per_gpu),
-        (
-            rollout.log_prob_use_dynamic_bsz,
-            "rollout.log_prob_max_token_len_per_gpu",
-            rollout.log_prob_max_token_len_per_gpu,
-        ),
-    ]
-    gpus_per_sequence = actor.ulysses_sequence_parallel_size
-    for is_dynamic, key, limit in passes:
-        if is_dynamic and limit * gpus_per_sequence < longest_sequence(config):
-            raise ConfigError(
-                f"actor_rollout_ref.{key}={limit} is less than the longest sequence, data.max_prompt_length + "
-                f"data.max_response_length = {longest_sequence(config)} tokens over {gpus_per_sequence} GPUs: raise it "
-                f"to at least {-(-longest_sequence(config) // gpus_per_sequence)}."
-            )
-
-
-def check_mini_batch(config: DictConfig) -> None:
-    """Refuse a mini-batch that is larger than a step's batch: its loss would be scaled down without notice."""
-    mini_batch, prompts = config.actor_rollout_ref.actor.ppo_mini_batch_size, config.data.train_batch_size
-    if config.exploration.total_budget is None and mini_batch > prompts:
-        raise ConfigError(
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini_batch} exceeds data.train_batch_size={prompts}: "
-            "lower it."
-        )
-
-
-def check_engine(config: DictConfig) -> None:
-    """Refuse limits of the rollout engine that the longest sequence exceeds."""
-    rollout, longest = config.actor_rollout_ref.rollout, longest_sequence(config)
-    if rollout.name != "vllm":
-        return
-    if rollout.max_model_len is not None and rollout.max_model_len < longest:
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len} is less than the longest sequence of "
-            f"{longest} tokens: raise it or set it to null."
-        )
-    capacity = rollout.max_model_len or longest
-    if rollout.enable_chunked_prefill and rollout.max_num_batched_tokens < capacity:
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.max_num_batched_tokens={rollout.max_num_batched_tokens} is less than the "
-            f"longest sequence of {capacity} tokens: raise it."
-        )
 
 
 def check_model_limits(config: DictConfig, size: ModelSize) -> None:

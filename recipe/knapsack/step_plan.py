@@ -18,13 +18,13 @@ from pathlib import Path
 
 import hydra
 import pyarrow.parquet
-from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from recipe.knapsack.model_size import ModelSize, model_size
-from recipe.knapsack.preflight import Missing, find_errors, find_missing, longest_sequence
+from recipe.knapsack.preflight import Missing, find_errors, find_missing
 from verl.trainer.config.checks import exploration_config
+from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
+from verl.trainer.config.worker_checks import longest_sequence
 from verl.utils.quiet import prints_to_log
 
 logger = logging.getLogger(__name__)
@@ -409,7 +409,9 @@ def main(overrides: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
         text, errors = dry_run(sys.argv[1:] if overrides is None else overrides)
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except COMPOSITION_ERRORS as error:
+        text, errors = "", [explain_composition_error(error)]
+    except (ValueError, OSError) as error:
         text, errors = "", [" ".join(str(error).split())]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)

@@ -5,25 +5,22 @@ Checks the configuration, starts or joins Ray, and runs the trainer in a Ray act
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import hydra
 import ray
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.data import Dataset, RandomSampler, Sampler
 from torchdata.stateful_dataloader.sampler import RandomSampler as ResumableRandomSampler
 
 import verl
-from verl.trainer.config.checks import check_config, iterate_scalars, joins_existing_cluster
+from verl.trainer.config.checks import check_config, joins_existing_cluster
+from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
 from verl.trainer.config.exploration import ConfigError
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer, ResourcePoolManager, Role
@@ -61,29 +58,18 @@ def main(config: DictConfig) -> None:
 
 
 def command_line() -> None:
-    """Run :func:`main`; a configuration that cannot run ends in one line on standard error and exit status 2."""
+    """Run :func:`main`; a configuration that cannot run ends with its reasons on standard error and exit status 2."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
         main()
-    except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_refusal(_explain(error)))
+    except COMPOSITION_ERRORS as error:
+        sys.exit(_refusal(explain_composition_error(error)))
 
 
 def _refusal(reason: str) -> int:
-    print(f"error: {reason}", file=sys.stderr)
+    for line in reason.splitlines():
+        print(f"error: {line}", file=sys.stderr)
     return 2
-
-
-def _explain(error: Exception) -> str:
-    """Reduce a Hydra or OmegaConf error to what its reader needs, with the nearest known key for an unknown one."""
-    unknown = re.search(r"Could not override '([^']+)'", str(error))
-    if unknown is None:
-        return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    key = unknown.group(1)
-    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
-        known = [name for name, _ in iterate_scalars(hydra.compose("knapsack_trainer"))]
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"{key} is not a known key" + (f": did you mean {nearest[0]}?" if nearest else ".")
 
 
 def run_ppo(config: DictConfig) -> None:

@@ -203,7 +203,13 @@ def test_a_file_that_is_here_is_checked(tmp_path):
     assert "holds 255 prompts" in errors(f"data.train_files={tmp_path / 'few.parquet'}")[0]
 
 
-@pytest.mark.parametrize(("override", "said"), [("exploration.n_upp=64", "n_upp"), ("no override", "no override")])
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("exploration.n_upp=64", "exploration.n_upp is not a known key: did you mean exploration.n_up?"),
+        ("no override", "no override"),
+    ],
+)
 def test_an_override_that_is_none_ends_with_status_2(override, said, capsys):
     assert main([*SETTINGS, override]) == 2
     captured = capsys.readouterr()

@@ -1,7 +1,7 @@
 """Start-up checks of the whole configuration: what can be known to fail is refused before Ray starts.
 
 Every refusal is a :class:`~verl.trainer.config.exploration.ConfigError` of one line that names the key, the value and
-what to do.
+what to do; limits that have nothing to do with each other are refused together, a line each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from verl.trainer.config.exploration import BudgetSchedule, ConfigError, ExplorationConfig
 from verl.trainer.config.rollout_engine_checks import check_rollout_engine
+from verl.trainer.config.worker_checks import WORKER_CHECKS
 from verl.trainer.ppo.exploration_utils import resolve_value_function, value_for_adv_estimator
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.flash_attention import is_flash_attention_installed
@@ -40,6 +41,31 @@ def check_config(config: DictConfig, defaults: DictConfig) -> None:
     Raises:
         ConfigError: naming the key, the value and what would be accepted.
     """
+    errors = find_config_errors(config, defaults)
+    if errors:
+        raise ConfigError("\n".join(map(str, errors)))
+
+
+def find_config_errors(
+    config: DictConfig, defaults: DictConfig, further_checks: Sequence[Callable[[DictConfig], None]] = ()
+) -> list[ConfigError]:
+    """Return why a configuration cannot run; empty if it can.
+
+    Args:
+        config: the composed configuration with the user's overrides.
+        defaults: the same configuration without them.
+        further_checks: to be made beside `WORKER_CHECKS`, each raising `ConfigError`.
+    """
+    try:
+        _check_in_order(config, defaults)
+    except ConfigError as error:
+        # The checks below rely on what was refused here.
+        return [error]
+    return list(filter(None, (_error_of(check, config) for check in (*WORKER_CHECKS, *further_checks))))
+
+
+def _check_in_order(config: DictConfig, defaults: DictConfig) -> None:
+    """Make the checks that rely on those before them."""
     check_types(config, defaults)
     exploration = exploration_config(config)
     check_device(config)
@@ -51,6 +77,14 @@ def check_config(config: DictConfig, defaults: DictConfig) -> None:
     check_budgets(config, exploration)
     check_upstream_rules(config)
     check_files(config)
+
+
+def _error_of(check: Callable[[DictConfig], None], config: DictConfig) -> ConfigError | None:
+    try:
+        check(config)
+    except ConfigError as error:
+        return error
+    return None
 
 
 def exploration_config(config: DictConfig) -> ExplorationConfig:

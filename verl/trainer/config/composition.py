@@ -1,0 +1,32 @@
+"""Why Hydra could not compose a configuration, in the words of the person who wrote the override."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from verl.trainer.config.checks import iterate_scalars
+
+__all__ = ["COMPOSITION_ERRORS", "explain_composition_error"]
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException)
+
+
+def explain_composition_error(error: Exception) -> str:
+    """Reduce one of `COMPOSITION_ERRORS` to a line, with the nearest known key for an unknown one.
+
+    >>> explain_composition_error(HydraException("Could not override 'exploration.n_upp'."))
+    'exploration.n_upp is not a known key: did you mean exploration.n_up?'
+    """
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown is None:
+        return " ".join(str(error).split())
+    key = unknown.group(1)
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        known = [name for name, _ in iterate_scalars(hydra.compose("knapsack_trainer"))]
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"{key} is not a known key" + (f": did you mean {nearest[0]}?" if nearest else ".")
