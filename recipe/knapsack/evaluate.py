@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -176,9 +175,7 @@ def _refuse_unsupported(config: DictConfig) -> None:
 
 
 def _smallest_batch(config: DictConfig) -> int:
-    workers = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    rollout = config.actor_rollout_ref.rollout
-    return math.lcm(workers, rollout.agent.num_workers) if rollout.mode == "async" else workers
+    return config.trainer.nnodes * config.trainer.n_gpus_per_node
 
 
 # --- Prompts and responses --------------------------------------------------------------------------------------------

@@ -195,22 +195,13 @@ def _with_raw_chat(data_config: DictConfig) -> DictConfig:
 
 def _worker_roles(config: DictConfig) -> tuple[dict[Role, type], type]:
     """Return the worker class of every role that the configuration needs, and the worker group class."""
-    strategy = config.actor_rollout_ref.actor.strategy
-    if strategy not in ("fsdp", "fsdp2", "megatron"):
-        raise ConfigError(
-            f"actor_rollout_ref.actor.strategy={strategy!r} is not accepted: expected fsdp, fsdp2 or megatron."
-        )
-    if strategy == "megatron":
+    if config.actor_rollout_ref.actor.strategy == "megatron":
         from verl.single_controller.ray.megatron import NVMegatronRayWorkerGroup as worker_group_class
         from verl.workers import megatron_workers as workers
     else:
         from verl.single_controller.ray import RayWorkerGroup as worker_group_class
         from verl.workers import fsdp_workers as workers
-    is_async = config.actor_rollout_ref.rollout.mode == "async"
-    roles = {
-        Role.ActorRollout: workers.AsyncActorRolloutRefWorker if is_async else workers.ActorRolloutRefWorker,
-        Role.Critic: _critic_class(config, workers),
-    }
+    roles = {Role.ActorRollout: workers.ActorRolloutRefWorker, Role.Critic: _critic_class(config, workers)}
     if config.reward_model.enable:
         roles[Role.RewardModel] = workers.RewardModelWorker
     if config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss:

@@ -34,8 +34,7 @@ def vllm_is(monkeypatch):
     [
         (None, ["trainer.device=cpu", f"{NAME}=hf"]),
         (None, [f"{NAME}=vllm"]),
-        (None, [f"{NAME}=vllm", f"{MODE}=async"]),
-        ("0.10.2", [f"{NAME}=vllm", f"{MODE}=async", f"{LORA}=8"]),
+        ("0.10.2", [f"{NAME}=vllm", f"{LORA}=8"]),
         ("0.11.2", [f"{NAME}=vllm", f"{LORA}=8"]),
         ("0.28.0", [f"{NAME}=vllm"]),
         ("0.28.0", ["trainer.device=cpu", f"{NAME}=vllm", f"{ASLEEP}=false"]),
@@ -49,11 +48,13 @@ def test_what_runs_is_accepted(vllm_is, version, overrides):
 @pytest.mark.parametrize(
     ("version", "overrides", "said"),
     [
-        (None, [f"{NAME}=vllm", f"{MODE}=asynchronous"], [f"{MODE}='asynchronous'", "sync or async"]),
-        (None, [f"{NAME}=hf", f"{MODE}=async"], [f"{MODE}=async", f"{NAME}=hf", "mode=sync"]),
+        (None, [f"{NAME}=vllm", f"{MODE}=asynchronous"], [f"{MODE}='asynchronous'", "expected sync"]),
+        (None, [f"{NAME}=hf", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
+        (None, [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
+        ("0.10.2", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
+        ("0.28.0", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
         (None, [f"{NAME}=vllm", "trainer.device=cpu"], ["not installed", "make_vllm_environment.sh", f"{NAME}=hf"]),
         ("0.28.0", [f"{NAME}=vllm", "trainer.device=cpu"], [f"{ASLEEP}=true", "set it to false"]),
-        ("0.28.0", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "0.28.0", "mode=sync", "0.10.2"]),
         ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),
     ],
 )

@@ -143,7 +143,6 @@ def run_steps(tiny_overrides, warm_start, answers, tmp_path):
         OmegaConf.resolve(config)
         trainer: RayPPOTrainer = _build_trainer(config)
         trainer.actor_rollout_wg = StandInWorkers(answers, succeeds, **workers)
-        trainer.async_rollout_mode = False
         trainer.fit()
         return trainer.actor_rollout_wg, run_folder
 

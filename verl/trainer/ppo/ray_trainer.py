@@ -394,7 +394,7 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
             self._add_greedy_baselines(step, batch, gen_batch)
         batch, gen_batch = take_rows(batch, order), take_rows(gen_batch, order)
         with marked_timer("gen", step.timing, color="red"):
-            generated = self._generate(gen_batch)
+            generated = self.actor_rollout_wg.generate_sequences(gen_batch)
             step.timing.update(generated.meta_info.pop("timing", {}))
         self.cumulative_rollouts += len(batch)
         worker_seconds = generated.meta_info.pop("worker_seconds", None)
@@ -404,7 +404,7 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         step.metrics.update(
             imbalance(
                 order,
-                self._rollout_workers(),
+                self.actor_rollout_wg.world_size,
                 batch.batch["response_mask"].sum(-1).numpy(),
                 worker_seconds=None if worker_seconds is None else np.array(worker_seconds),
             )
@@ -453,31 +453,20 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
             return np.repeat(np.arange(len(budgets)), budgets)
         if self.exploration.dispatch == "random":
             return random_order(budgets, seed=self.exploration.seed, step=step_number)
-        return packed_order(
-            budgets, self._rollout_workers(), expected_tokens=self.task_status.mean_response_lengths(prompt_ids)
-        )
-
-    def _rollout_workers(self) -> int:
-        """Number of equal parts that the rollout engine splits a batch into."""
-        if self.async_rollout_mode:
-            return self.config.actor_rollout_ref.rollout.agent.num_workers
-        return self.actor_rollout_wg.world_size
+        expected_tokens = self.task_status.mean_response_lengths(prompt_ids)
+        return packed_order(budgets, self.actor_rollout_wg.world_size, expected_tokens=expected_tokens)
 
     def _split_generation_inputs(self, batch: DataProto) -> DataProto:
         present = [column for column in _GENERATION_COLUMNS if column in batch.non_tensor_batch]
         return batch.pop(batch_keys=list(_GENERATION_TENSORS), non_tensor_batch_keys=present)
-
-    def _generate(self, gen_batch: DataProto) -> DataProto:
-        engine = self.async_rollout_manager if self.async_rollout_mode else self.actor_rollout_wg
-        return engine.generate_sequences(gen_batch)
 
     def _add_greedy_baselines(self, step: TrainingStep, batch: DataProto, gen_batch: DataProto) -> None:
         """Add ``reward_baselines`` (M,): what each prompt's greedy response earns (ReMax)."""
         with marked_timer("gen_max", step.timing, color="purple"):
             greedy = gen_batch.select_idxs(np.arange(len(gen_batch)))
             greedy.meta_info = {**gen_batch.meta_info, "do_sample": False}
-            greedy, padding = pad_dataproto_to_divisor(greedy, self._rollout_workers())
-            greedy = unpad_dataproto(self._generate(greedy), pad_size=padding)
+            greedy, padding = pad_dataproto_to_divisor(greedy, self.actor_rollout_wg.world_size)
+            greedy = unpad_dataproto(self.actor_rollout_wg.generate_sequences(greedy), pad_size=padding)
             for measured in ("timing", "worker_seconds"):
                 greedy.meta_info.pop(measured, None)
             answered = batch.select_idxs(np.arange(len(batch)))
