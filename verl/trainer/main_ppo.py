@@ -151,7 +151,10 @@ def _is_actionable(record: logging.LogRecord) -> bool:
 def _save_config(config: DictConfig) -> None:
     folder = Path(config.trainer.default_local_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "config.yaml")
+    file = folder / "config.yaml"
+    if file.exists() and config.trainer.get("val_only", False):
+        return  # it tells how the run there was trained
+    OmegaConf.save(config, file)
 
 
 def _build_trainer(config: DictConfig, trainer_class: type = RayPPOTrainer) -> Any:
@@ -203,10 +206,18 @@ def _worker_roles(config: DictConfig) -> tuple[dict[Role, type], type]:
         from verl.workers import fsdp_workers as workers
     roles = {Role.ActorRollout: workers.ActorRolloutRefWorker, Role.Critic: _critic_class(config, workers)}
     if config.reward_model.enable:
-        roles[Role.RewardModel] = workers.RewardModelWorker
+        roles[Role.RewardModel] = _reward_model_class(config)
     if config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss:
         roles[Role.RefPolicy] = workers.ActorRolloutRefWorker
     return roles, worker_group_class
+
+
+def _reward_model_class(config: DictConfig) -> type:
+    if config.reward_model.strategy == "megatron":
+        from verl.workers.megatron_workers import RewardModelWorker
+    else:
+        from verl.workers.fsdp_workers import RewardModelWorker
+    return RewardModelWorker
 
 
 def _critic_class(config: DictConfig, workers: Any) -> type:

@@ -6,7 +6,7 @@ import hydra
 import pandas as pd
 import pytest
 
-from verl.trainer.config.checks import check_config
+from verl.trainer.config.checks import check_config, check_upstream_rules
 from verl.trainer.config.exploration import ConfigError
 
 
@@ -115,6 +115,24 @@ def test_a_reward_function_that_cannot_be_imported_or_is_missing_is_refused(runn
     file.write_text("def score():\n    return 1\n")
     with pytest.raises(ConfigError, match="custom_reward_function.name=compute_score"):
         check_config(compose([*runnable, f"custom_reward_function.path={file}"]), defaults)
+
+
+def test_a_data_set_class_of_the_users_own_reads_what_it_likes(runnable, defaults, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text("{}\n")
+    check_config(compose([*runnable, f"data.train_files={file}", "data.custom_cls.path=data.py"]), defaults)
+
+
+def test_gpus_that_share_a_sequence_have_the_same_rows_of_a_mini_batch(runnable, defaults):
+    """64 prompts with 8 rollouts over 4 GPUs: 128 rows each, or 256 where two of them share a sequence."""
+    micro_batch = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=256"
+    config = compose(
+        [*runnable, "trainer.n_gpus_per_node=4", "actor_rollout_ref.model.use_remove_padding=true", micro_batch]
+    )
+    with pytest.raises(ConfigError, match="128 rows"):
+        check_upstream_rules(config)
+    config.actor_rollout_ref.actor.ulysses_sequence_parallel_size = 2
+    check_upstream_rules(config)
 
 
 def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults, monkeypatch):

@@ -12,6 +12,7 @@ from verl.trainer.config.rollout_engine_checks import check_rollout_engine
 
 NAME, MODE = "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.mode"
 ASLEEP = "actor_rollout_ref.rollout.free_cache_engine"
+LOG_PROBS = "actor_rollout_ref.rollout.calculate_log_probs"
 LORA = "actor_rollout_ref.model.lora_rank"
 
 
@@ -34,6 +35,11 @@ def vllm_is(monkeypatch):
     [
         (None, ["trainer.device=cpu", f"{NAME}=hf"]),
         (None, [f"{NAME}=vllm"]),
+        (None, [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
+        ("0.8.5", [f"{NAME}=vllm", f"{LOG_PROBS}=false"]),
+        ("0.8.5", [f"{NAME}=hf", f"{LOG_PROBS}=true"]),
+        ("0.10.2rc1", [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
+        ("0.10.2", [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
         ("0.10.2", [f"{NAME}=vllm", f"{LORA}=8"]),
         ("0.11.2", [f"{NAME}=vllm", f"{LORA}=8"]),
         ("0.28.0", [f"{NAME}=vllm"]),
@@ -55,6 +61,12 @@ def test_what_runs_is_accepted(vllm_is, version, overrides):
         ("0.28.0", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
         (None, [f"{NAME}=vllm", "trainer.device=cpu"], ["not installed", "make_vllm_environment.sh", f"{NAME}=hf"]),
         ("0.28.0", [f"{NAME}=vllm", "trainer.device=cpu"], [f"{ASLEEP}=true", "set it to false"]),
+        (
+            "0.8.5",
+            [f"{NAME}=vllm", f"{LOG_PROBS}=true"],
+            [f"{LOG_PROBS}=true", "0.10.2", "0.8.5 is installed", "Set it to false", "requirements-vllm.txt"],
+        ),
+        ("0.10.1.1", [f"{NAME}=vllm", f"{LOG_PROBS}=true"], [f"{LOG_PROBS}=true", "0.10.1.1 is installed"]),
         ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),
     ],
 )

@@ -47,6 +47,7 @@ def test_defaults_are_within_all_limits():
         "actor_rollout_ref.actor.strategy=fsdp3",
         "actor_rollout_ref.rollout.name=vlm",
         "trainer.resume_mode=always",
+        "trainer.use_legacy_worker_impl=disabled",
         "reward_model.reward_manager=math",
     ],
 )
@@ -65,6 +66,19 @@ def test_a_limit_is_refused_only_beyond_its_bound(key, bound, broken):
     (said,) = refusals(*settings, f"{key}={broken}")
     assert f"{key}={broken}" in said and "\n" not in said
     assert refusals(*settings, f"{key}={bound}") == []
+
+
+def test_the_actor_of_megatron_has_the_same_limits():
+    """Its section knows no sequence parallelism of Ulysses."""
+    megatron = ("actor@actor_rollout_ref.actor=megatron_actor", "actor_rollout_ref.actor.strategy=megatron")
+    assert refusals(*megatron) == []
+    (said,) = refusals(*megatron, "actor_rollout_ref.actor.use_dynamic_bsz=true", f"{ACTOR_TOKENS}=1023")
+    assert f"{ACTOR_TOKENS}=1023" in said
+
+
+def test_resampling_by_score_is_refused():
+    (said,) = refusals("algorithm.use_pf_ppo=true")
+    assert "algorithm.use_pf_ppo=true" in said
 
 
 def test_sequences_may_be_shared_by_the_gpus_of_ulysses():

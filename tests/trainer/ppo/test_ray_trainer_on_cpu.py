@@ -25,7 +25,7 @@ from verl.trainer.ppo.ray_trainer import (
     compute_response_mask,
     truncated_importance_weights,
 )
-from verl.utils.checkpoint_state import whole_checkpoints
+from verl.utils.checkpoint_state import step_of, whole_checkpoints
 from verl.utils.metrics_file import read_metrics
 
 M, TOTAL_BUDGET = 16, 64
@@ -97,7 +97,7 @@ class StandInWorkers:
 
 @pytest.fixture(scope="module")
 def answers(warm_start: Path) -> dict[str, str]:
-    table = pd.read_parquet(warm_start / "train.parquet")
+    table = pd.concat([pd.read_parquet(warm_start / file) for file in ("train.parquet", "test.parquet")])
     return {
         messages[0]["content"]: reward_model["ground_truth"]
         for messages, reward_model in zip(table["prompt"], table["reward_model"], strict=True)
@@ -143,6 +143,7 @@ def run_steps(tiny_overrides, warm_start, answers, tmp_path):
         OmegaConf.resolve(config)
         trainer: RayPPOTrainer = _build_trainer(config)
         trainer.actor_rollout_wg = StandInWorkers(answers, succeeds, **workers)
+        trainer.async_rollout_mode = False
         trainer.fit()
         return trainer.actor_rollout_wg, run_folder
 
@@ -233,6 +234,67 @@ def test_dynamic_sampling_keeps_the_rollouts_with_a_gradient(run_steps):
     assert len(workers.generated) > 1
     rows = rows_of(batch)
     assert (rows.groupby("uid")["score"].nunique() == 2).all()
+
+
+def test_dynamic_sampling_leaves_no_rollout_without_its_group(run_steps):
+    workers, _ = run_steps(4, "exploration.dynamic_sampling.enable=true", "trainer.total_epochs=9")
+    for batch in workers.updates:
+        rows = rows_of(batch)
+        assert len(rows) == TOTAL_BUDGET
+        assert rows.groupby("uid").size().min() > 1
+        assert rows.groupby("uid")["advantage"].sum().abs().max() < 1e-4
+
+
+def test_dynamic_sampling_trains_on_the_batch_size_however_many_prompts_it_draws(run_steps):
+    workers, _ = run_steps(1, "exploration.dynamic_sampling.enable=true", f"+data.gen_batch_size={2 * M}")
+    assert [len(batch) for batch in workers.generated] == [2 * TOTAL_BUDGET]
+    assert [len(batch) for batch in workers.updates] == [TOTAL_BUDGET]
+
+
+def test_workers_that_share_an_engine_count_as_one_place(run_steps):
+    """Two engines of two workers each: a prompt on both workers of an engine is not split."""
+    _, run_folder = run_steps(
+        1,
+        "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=2",
+        "exploration.dispatch=packed",
+        world_size=4,
+    )
+    (metrics,) = read_metrics(run_folder)
+    assert metrics["dispatch/split_prompts"] <= 1
+    assert metrics["dispatch/workers_per_prompt"] <= (M + 1) / M
+
+
+def test_a_run_that_only_validates_leaves_what_was_recorded(run_steps):
+    _, run_folder = run_steps(4, "trainer.save_freq=2")
+    before = {file: file.read_bytes() for file in run_folder.rglob("*") if file.is_file()}
+    for resume in (["trainer.resume_mode=disable"], []):
+        workers, _ = run_steps(4, "trainer.val_only=true", "trainer.val_before_train=true", *resume)
+        assert workers.updates == [] and len(workers.generated) > 0
+    after = {file: file.read_bytes() for file in before}
+    for file, content in before.items():
+        if file.name == "metrics.jsonl":
+            assert after[file].startswith(content)
+        else:
+            assert after[file] == content, file
+
+
+def test_after_a_fresh_start_a_resume_does_not_return_to_the_course_given_up(run_steps):
+    run_steps(6, "trainer.save_freq=2")
+    run_steps(3, "trainer.save_freq=2", "trainer.resume_mode=disable")
+    workers, run_folder = run_steps(4, "trainer.save_freq=2")
+    assert [path.parent.name for path in workers.loaded] == ["global_step_3"]
+    assert [record["step"] for record in read_metrics(run_folder)] == [1, 2, 3, 4]
+    assert (run_folder / "global_step_6" / "actor").is_dir()
+
+
+def test_the_last_step_is_validated_and_saved_when_the_data_end_before_the_steps(run_steps):
+    _, run_folder = run_steps(
+        9, "trainer.total_epochs=2", "trainer.save_freq=3", "trainer.test_freq=3", "trainer.val_before_train=false"
+    )
+    assert [step_of(folder) for folder in whole_checkpoints(run_folder)] == [4, 3]
+    validated = [record["step"] for record in read_metrics(run_folder) if any(key.startswith("val") for key in record)]
+    assert validated == [3, 4]
 
 
 def test_advantages_are_clipped_and_the_clipped_share_is_logged(run_steps):

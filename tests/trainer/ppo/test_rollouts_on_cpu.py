@@ -1,10 +1,15 @@
 """Which rollouts have a gradient, and how the records of a step add up."""
 
+import doctest
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from verl.trainer.ppo import rollouts
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
-from verl.trainer.ppo.rollouts import Exploration, RolloutRecord, effective_rollouts
+from verl.trainer.ppo.rollouts import Exploration, RolloutRecord, choose_rows, effective_rollouts
 
 
 def make_record(success_rates, prompt_index, successes, total_budget):
@@ -21,6 +26,41 @@ def make_record(success_rates, prompt_index, successes, total_budget):
         effective=effective_rollouts(successes.astype(float), prompt_index, "grpo"),
         response_tokens=np.arange(1, len(successes) + 1),
     )
+
+
+def test_doctests():
+    assert doctest.testmod(rollouts).failed == 0
+
+
+@given(
+    groups=st.lists(st.tuples(st.integers(2, 9), st.booleans()), min_size=1, max_size=12),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_rows_are_chosen_by_whole_groups_effective_ones_first(groups, share, seed):
+    sizes, is_effective = np.array([size for size, _ in groups]), np.array([effective for _, effective in groups])
+    group_of_row = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(groups)), sizes))
+    num_rows = max(1, int(share * len(group_of_row)))
+    chosen = choose_rows(is_effective[group_of_row], group_of_row, num_rows)
+    assert len(chosen) == num_rows and (np.diff(chosen) > 0).all()
+
+    kept = np.bincount(group_of_row[chosen], minlength=len(groups))
+    cut = (kept > 0) & (kept < sizes)
+    assert cut.sum() <= 2
+    effective_rows = sizes[is_effective].sum()
+    assert kept[is_effective].sum() >= min(num_rows, effective_rows) - 1
+    # A row alone is left only where there is no way: an odd number of rows of which no group holds more than two.
+    assert not (kept == 1).any() or num_rows == 1 or (num_rows % 2 == 1 and (kept <= 2).all())
+
+
+def test_every_row_is_chosen_where_all_are_asked_for():
+    assert choose_rows(np.array([True, False, True]), np.array([1, 0, 1]), 3).tolist() == [0, 1, 2]
+
+
+def test_of_a_group_for_pass_at_k_the_advantages_tell_which_rollouts_have_a_gradient():
+    advantages = np.array([[0.5, 0.5], [0.0, 0.0], [0.0, 0.0]])
+    effective = effective_rollouts(np.array([1.0, 0.0, 0.0]), np.zeros(3, dtype=int), "grpo_passk", advantages)
+    assert effective.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("adv_estimator", ["grpo", "rloo", "opo", "gpg"])

@@ -241,7 +241,8 @@ def check_budgets(config: DictConfig, exploration: ExplorationConfig) -> None:
     schedule: BudgetSchedule = exploration.budget_schedule(prompts, rollouts_per_prompt)
     is_explicit = exploration.total_budget is not None
     multiple = _rows_must_divide_by(config, with_mini_batch=is_explicit)
-    key = "exploration.total_budget" if is_explicit else "data.train_batch_size * actor_rollout_ref.rollout.n"
+    batch_size = "gen_batch_size" if config.data.get("gen_batch_size") else "train_batch_size"
+    key = "exploration.total_budget" if is_explicit else f"data.{batch_size} * actor_rollout_ref.rollout.n"
     if exploration.allocator == "knapsack":
         lowest, highest = prompts * exploration.n_low, prompts * exploration.n_up
     else:
@@ -280,12 +281,24 @@ def check_upstream_rules(config: DictConfig) -> None:
         )
         raise ConfigError(f"verl refuses this configuration: {reason.rstrip('.')}.") from error
     micro_batch = actor.ppo_micro_batch_size_per_gpu
-    rows = actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n // _world_size(config)
+    rows = actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n // _data_parallel_size(config)
     if not actor.use_dynamic_bsz and micro_batch is not None and (rows == 0 or rows % micro_batch):
         raise ConfigError(
             f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch} does not divide the {rows} rows of a "
-            "mini-batch on each worker (ppo_mini_batch_size * rollout.n / workers): expected a divisor."
+            "mini-batch on each data-parallel worker (ppo_mini_batch_size * rollout.n / workers): expected a divisor."
         )
+
+
+def _data_parallel_size(config: DictConfig) -> int:
+    """Return the parts of a mini-batch: workers that share a sequence or a model have the same rows."""
+    actor = config.actor_rollout_ref.actor
+    if actor.strategy == "megatron":
+        parallel = actor.megatron
+        sharing = parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size
+        sharing *= parallel.context_parallel_size
+    else:
+        sharing = actor.get("ulysses_sequence_parallel_size", 1)
+    return max(1, _world_size(config) // sharing)
 
 
 def _as_list(paths: Any) -> Iterable[str]:
@@ -312,6 +325,13 @@ def _check_data_file(key: str, path: str, prompt_key: str) -> int:
 
 def check_files(config: DictConfig) -> None:
     """Refuse data files, models and reward functions that are missing; remote paths and hub names are left alone."""
+    if config.data.custom_cls.path is None:  # a data set class of the user's own reads what it likes
+        _check_data_files(config)
+    _check_model(str(config.actor_rollout_ref.model.path))
+    _check_reward_function(config)
+
+
+def _check_data_files(config: DictConfig) -> None:
     prompts = {}
     for key in ("train_files", "val_files"):
         paths = [str(path) for path in _as_list(config.data[key])]
@@ -323,8 +343,6 @@ def check_files(config: DictConfig) -> None:
             f"data.train_files holds {prompts['train_files']} prompts, fewer than data.train_batch_size="
             f"{_prompts_per_step(config)}: lower the batch size or give more data."
         )
-    _check_model(str(config.actor_rollout_ref.model.path))
-    _check_reward_function(config)
 
 
 def _check_model(path: str) -> None:

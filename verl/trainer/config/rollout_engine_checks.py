@@ -35,6 +35,8 @@ def _check_vllm(config: DictConfig, installed: Version | None) -> None:
     if config.trainer.device == "cpu":
         _check_vllm_on_cpu(config.actor_rollout_ref.rollout, installed)
     # On a cluster the machine that starts the run need not have vLLM: what is not here cannot be judged.
+    if installed is not None and Version(installed.base_version) < LAST_SUPPORTED_VLLM:
+        _check_older_vllm(config.actor_rollout_ref.rollout, installed)
     if installed is not None and installed > LAST_SUPPORTED_VLLM:
         _check_newer_vllm(config, installed)
 
@@ -48,6 +50,15 @@ def _check_vllm_on_cpu(rollout: DictConfig, installed: Version | None) -> None:
     if rollout.free_cache_engine:
         raise ConfigError(
             f"{_ROLLOUT}.free_cache_engine=true needs vLLM's sleep mode, which a CPU does not have: set it to false."
+        )
+
+
+def _check_older_vllm(rollout: DictConfig, installed: Version) -> None:
+    if rollout.calculate_log_probs:
+        raise ConfigError(
+            f"{_ROLLOUT}.calculate_log_probs=true needs vLLM {LAST_SUPPORTED_VLLM} or newer, for its log-probs of the "
+            f"distribution that it samples from (logprobs_mode); {installed} is installed. Set it to false, or install "
+            "requirements-vllm.txt."
         )
 
 

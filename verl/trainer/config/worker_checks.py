@@ -18,6 +18,7 @@ ACCEPTED = {
     "actor_rollout_ref.actor.strategy": ("fsdp", "fsdp2", "megatron"),
     "actor_rollout_ref.rollout.name": ("vllm", "sglang", "hf"),
     "trainer.resume_mode": ("auto", "disable", "resume_path"),
+    "trainer.use_legacy_worker_impl": ("auto", "enable", "disable"),
 }
 
 
@@ -54,7 +55,7 @@ def check_micro_batches(config: DictConfig) -> None:
             rollout.log_prob_max_token_len_per_gpu,
         ),
     ]
-    gpus_per_sequence = actor.ulysses_sequence_parallel_size
+    gpus_per_sequence = actor.get("ulysses_sequence_parallel_size", 1)  # Megatron's actor has no such key
     for is_dynamic, key, limit in passes:
         if is_dynamic and limit * gpus_per_sequence < longest_sequence(config):
             raise ConfigError(
@@ -92,4 +93,20 @@ def check_engine(config: DictConfig) -> None:
         )
 
 
-WORKER_CHECKS = (check_choices, check_reward_manager, check_micro_batches, check_mini_batch, check_engine)
+def check_resampling(config: DictConfig) -> None:
+    """Refuse PF-PPO: it draws rollouts anew by their scores, and success rates are read from what was drawn."""
+    if config.algorithm.use_pf_ppo:
+        raise ConfigError(
+            "algorithm.use_pf_ppo=true is not accepted: it resamples rollouts by score, and the success rates that "
+            "budgets are decided by would be biased. Set it to false."
+        )
+
+
+WORKER_CHECKS = (
+    check_choices,
+    check_reward_manager,
+    check_micro_batches,
+    check_mini_batch,
+    check_engine,
+    check_resampling,
+)

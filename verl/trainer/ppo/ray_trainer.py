@@ -67,6 +67,7 @@ from verl.utils.checkpoint_state import (
     read_json,
     remove_superseded,
     step_of,
+    whole_checkpoints,
     write_atomically,
 )
 from verl.utils.debug import marked_timer
@@ -245,6 +246,7 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
 
     def _train(self) -> None:
         self._batches = self._prompt_batches()
+        first_step = self.global_steps + 1
         with tqdm(
             total=self.total_training_steps, initial=self.global_steps, desc="Training Progress", mininterval=1.0
         ) as progress:
@@ -260,6 +262,16 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
             self.total_training_steps,
             self.config.trainer.total_epochs,
         )
+        if self.global_steps >= first_step:
+            self._validate_and_save_at_end()
+
+    def _validate_and_save_at_end(self) -> None:
+        """Validate and save after a last step that was not known to be the last: the data ended with it."""
+        trainer = self.config.trainer
+        if self.val_reward_fn is not None and trainer.test_freq > 0 and self.global_steps % trainer.test_freq:
+            self._log(self._validate())
+        if trainer.save_freq > 0 and self.global_steps % trainer.save_freq:
+            self._save_checkpoint()
 
     def release_workers(self) -> None:
         """End the worker processes; without this Ray reports their end with the run as a failure."""
@@ -285,10 +297,16 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
 
     def _validate_before_training(self) -> bool:
         """Validate if configured; return whether that is all this run is for."""
-        if self.val_reward_fn is None or not self.config.trainer.get("val_before_train", True):
+        if not self._validates_first():
             return False
         self._log(self._validate())
-        return self.config.trainer.get("val_only", False)
+        return self._only_validates()
+
+    def _validates_first(self) -> bool:
+        return self.val_reward_fn is not None and self.config.trainer.get("val_before_train", True)
+
+    def _only_validates(self) -> bool:
+        return self._validates_first() and self.config.trainer.get("val_only", False)
 
     def _validate(self) -> dict[str, float]:
         with prints_to_log(logger):
@@ -345,8 +363,8 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         The batch always has the step's full number of rows, so that it divides over workers and mini-batches: at the
         cap on generations, rollouts without a gradient fill it.
         """
-        num_rows = self.budget_schedule.at(step.number)
-        generated, is_effective = [], []
+        num_rows = self._rows_to_train(step.number)
+        generated: list[DataProto] = []
         while True:
             batch, record = self._explore(step, batch_dict)
             self._start_rewards(step, batch)
@@ -354,9 +372,7 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
             self._read_outcomes(record, batch)
             step.exploration.add(record)
             generated.append(batch)
-            is_effective.append(record.effective)
-            num_effective = int(sum(effective.sum() for effective in is_effective))
-            enough = num_effective >= num_rows
+            enough = step.exploration.num_effective >= num_rows
             if enough or len(generated) == self.exploration.dynamic_sampling.max_generations:
                 break
             batch_dict = next(self._batches, None)
@@ -364,9 +380,13 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
                 break
         step.metrics["training/num_generations"] = len(generated)
         step.metrics["training/reached_max_generations"] = float(not enough)
-        pool = DataProto.concat(generated)
-        order = np.argsort(~np.concatenate(is_effective), kind="stable")
-        return pool.select_idxs(order[:num_rows])
+        return DataProto.concat(generated).select_idxs(step.exploration.rows_to_train(num_rows))
+
+    def _rows_to_train(self, step_number: int) -> int:
+        """Return the rollouts that dynamic sampling trains on: of train_batch_size prompts, however many it draws."""
+        if self.exploration.total_budget is None:
+            return self.config.data.train_batch_size * self.config.actor_rollout_ref.rollout.n
+        return self.budget_schedule.at(step_number)
 
     # ---------------------------------------------------------------- prompts, allocation, rollout
 
@@ -401,15 +421,21 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         batch = batch.union(generated)
         if "response_mask" not in batch.batch:
             batch.batch["response_mask"] = compute_response_mask(batch)
-        step.metrics.update(
-            imbalance(
-                order,
-                self.actor_rollout_wg.world_size,
-                batch.batch["response_mask"].sum(-1).numpy(),
-                worker_seconds=None if worker_seconds is None else np.array(worker_seconds),
-            )
-        )
+        step.metrics.update(self._imbalance(order, batch.batch["response_mask"].sum(-1).numpy(), worker_seconds))
         return batch, record
+
+    def _rollout_engines(self) -> int:
+        """Number of equal parts of a batch that are generated apart: a tensor-parallel group's workers share theirs."""
+        rollout = self.config.actor_rollout_ref.rollout
+        workers_per_engine = 1 if rollout.name == "hf" else rollout.tensor_model_parallel_size
+        return self.actor_rollout_wg.world_size // workers_per_engine
+
+    def _imbalance(
+        self, order: np.ndarray, tokens_per_row: np.ndarray, worker_seconds: list[float] | None
+    ) -> dict[str, float]:
+        engines = self._rollout_engines()
+        seconds = None if worker_seconds is None else np.reshape(worker_seconds, (engines, -1)).max(axis=1)
+        return imbalance(order, engines, tokens_per_row, worker_seconds=seconds)
 
     def _prompt_ids(self, batch: DataProto) -> list[str]:
         """Identify each prompt by its content: data source, messages and media; by its tokens without messages."""
@@ -454,7 +480,7 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         if self.exploration.dispatch == "random":
             return random_order(budgets, seed=self.exploration.seed, step=step_number)
         expected_tokens = self.task_status.mean_response_lengths(prompt_ids)
-        return packed_order(budgets, self.actor_rollout_wg.world_size, expected_tokens=expected_tokens)
+        return packed_order(budgets, self._rollout_engines(), expected_tokens=expected_tokens)
 
     def _split_generation_inputs(self, batch: DataProto) -> DataProto:
         present = [column for column in _GENERATION_COLUMNS if column in batch.non_tensor_batch]
@@ -686,8 +712,23 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         if folder is not None:
             self._load_upstream_checkpoint(folder)
             self._load_task_status(folder)
+        if self._only_validates():
+            return  # nothing will be repeated
+        self._give_up_later_checkpoints()
         self.metrics_file.truncate_after(self.global_steps if folder is not None else -1)
         self.history.truncate_after(self.global_steps)
+
+    def _give_up_later_checkpoints(self) -> None:
+        """Keep an automatic resume from returning to the course that this run leaves at the present step."""
+        for later in whole_checkpoints(self.run_folder):
+            if step_of(later) > self.global_steps:
+                mark_incomplete(later)
+                logger.warning(
+                    "Training starts again from step %d: checkpoint %s is of the course given up here. It is kept for "
+                    "trainer.resume_mode=resume_path.",
+                    self.global_steps,
+                    later,
+                )
 
     def _checkpoint_to_resume(self) -> Path | None:
         trainer = self.config.trainer

@@ -12,8 +12,9 @@ import numpy as np
 from verl.trainer.ppo.exploration_metrics import compute_exploration_metrics
 from verl.trainer.ppo.exploration_utils import Allocation
 
-# Estimators whose baseline is computed from the prompt's own group: equal rewards leave no gradient.
-GROUP_ESTIMATORS = ("grpo", "grpo_passk", "rloo", "opo", "reinforce_plus_plus_baseline", "gpg")
+# Estimators whose baseline is computed from the prompt's own group: equal rewards leave no gradient, others leave one
+# in every rollout. (Not so grpo_passk, which gives an advantage to the best rollout alone.)
+GROUP_ESTIMATORS = ("grpo", "rloo", "opo", "reinforce_plus_plus_baseline", "gpg")
 
 
 def effective_rollouts(
@@ -43,6 +44,35 @@ def effective_rollouts(
     np.maximum.at(highest, prompt_index, scores)
     np.minimum.at(lowest, prompt_index, scores)
     return (highest > lowest)[prompt_index]
+
+
+def choose_rows(effective: np.ndarray, group_of_row: np.ndarray, num_rows: int) -> np.ndarray:
+    """Choose the rows to train on, effective ones first, by whole groups as far as ``num_rows`` allows.
+
+    The last group chosen may be cut. It never keeps a single row, which would be its own baseline and have its reward
+    for an advantage: it keeps two, and a larger group gives up one for it. (Without a larger group, for an odd
+    ``num_rows``, it cannot be helped.)
+
+    Args:
+        effective: (B,) bool, the same for all rows of a group.
+        group_of_row: (B,) int, the prompt of each row.
+        num_rows: how many to choose, at most B.
+
+    Returns:
+        (num_rows,) int64 row numbers, ascending.
+
+    Example:
+        >>> group_of_row = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2])
+        >>> choose_rows(np.array([0, 1, 1] * 3, dtype=bool), group_of_row, 4).tolist()
+        [1, 2, 4, 5]
+    """
+    order = np.lexsort((group_of_row, ~effective))
+    group = group_of_row[order]
+    keeps_one_row = 1 < num_rows < len(order) and group[num_rows - 2] != group[num_rows - 1] == group[num_rows]
+    if keeps_one_row:
+        larger = np.flatnonzero(np.bincount(group_of_row)[group[: num_rows - 1]] > 2)
+        order = np.delete(order, larger[-1:])
+    return np.sort(order[:num_rows])
 
 
 @dataclass
@@ -114,6 +144,15 @@ class Exploration:
     def success_rates(self) -> np.ndarray:
         """Estimates for all prompts of the step, float64; NaN for unseen."""
         return self._concatenated("success_rates")
+
+    @property
+    def num_effective(self) -> int:
+        """Number of rollouts with a non-zero gradient."""
+        return int(self._concatenated("effective").sum())
+
+    def rows_to_train(self, num_rows: int) -> np.ndarray:
+        """Return which ``num_rows`` rollouts of the step, counted through its batches, to train on; ascending."""
+        return choose_rows(self._concatenated("effective"), self._prompt_index(), num_rows)
 
     def _prompt_index(self) -> np.ndarray:
         offsets = np.cumsum([0] + [len(record.prompt_ids) for record in self.records[:-1]])
