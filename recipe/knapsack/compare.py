@@ -54,7 +54,8 @@ class Variant:
 
 
 _BETA = ("exploration.success_rate.estimator=beta",)
-_DYNAMIC = ("exploration.dynamic_sampling.enable=true", "trainer.test_freq=5")
+# Ended by a signal at their rollouts, these runs keep the history only up to the last checkpoint.
+_DYNAMIC = ("exploration.dynamic_sampling.enable=true", "trainer.test_freq=5", "trainer.save_freq=5")
 _HOMOGENEOUS = ("exploration.allocator=homogeneous",)
 
 VARIANTS = (
@@ -85,7 +86,7 @@ class Job:
 
     @property
     def rollouts(self) -> int:
-        """Where the run ends: every method generates as many rollouts as GRPO does in ``steps`` steps."""
+        """Where the run ends: where GRPO with as many rollouts a step is after ``steps`` steps."""
         return self.steps * self.variant.rollouts_per_step
 
     @property
@@ -161,11 +162,15 @@ def run_jobs(jobs: list[Job], parallel: int) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run comes to at its end; ``accuracy_curve`` is (rollouts, held-out accuracy) of every validation."""
+    """What a run comes to at its end.
+
+    ``accuracy_curve`` is (rollouts, held-out accuracy) of every validation; ``never_solved`` is None for a run that
+    was ended before it wrote a history.
+    """
 
     accuracy: float
     effective_ratio: float
-    never_solved: int
+    never_solved: int | None
     largest_budget: int
     minutes: float
     accuracy_curve: np.ndarray
@@ -231,9 +236,12 @@ def comparison_table(outcomes: Outcomes) -> str:
     return "\n".join(rows)
 
 
-def _mean_and_spread(values: Sequence[float], digits: int) -> str:
-    spread = f" +- {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+def _mean_and_spread(values: Sequence[float | None], digits: int) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" +- {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.{digits}f}{spread}"
 
 
 def _paired_difference(by_seed: dict[int, Outcome], baseline: dict[int, Outcome]) -> str:
@@ -291,7 +299,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/compare"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=4, help="seeds of the main rows")
     parser.add_argument("--ablation-seeds", type=int, default=None, help="seeds of the other rows (default: 2 at most)")
-    parser.add_argument("--steps", type=int, default=240, help="GRPO's training steps; all methods get its rollouts")
+    parser.add_argument("--steps", type=int, default=240, help="training steps of GRPO, whose rollouts the others get")
     parser.add_argument("--parallel", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="runs at a time")
     parser.add_argument("--only", nargs="*", default=None, help="folders of the rows to run (default: all)")
     parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
@@ -299,15 +307,15 @@ def main(arguments: list[str] | None = None) -> None:
     variants = [variant for variant in VARIANTS if options.only is None or variant.folder in options.only]
     ablation_seeds = min(options.seeds, 2) if options.ablation_seeds is None else options.ablation_seeds
     output = options.output.absolute()
-    jobs = make_jobs(output, variants, options.seeds, ablation_seeds, options.steps)
     if not options.show:
-        run_jobs(jobs, options.parallel)
-    outcomes = read_outcomes(jobs)
+        run_jobs(make_jobs(output, variants, options.seeds, ablation_seeds, options.steps), options.parallel)
+    # --only chooses what runs; its rows mean little without the baseline and the others that are finished.
+    outcomes = read_outcomes(make_jobs(output, VARIANTS, options.seeds, ablation_seeds, options.steps))
     if not outcomes:
         sys.exit(f"error: no finished run in {output}")
     print("\n" + comparison_table(outcomes))
     (output / "comparison.md").write_text(comparison_table(outcomes) + "\n")
-    draw(outcomes, variants, output / "comparison.png")
+    draw(outcomes, VARIANTS, output / "comparison.png")
     print(f"\nTable: {output / 'comparison.md'}\nPicture: {output / 'comparison.png'}")
 
 
