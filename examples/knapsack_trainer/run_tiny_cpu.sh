@@ -4,13 +4,15 @@
 #   bash examples/knapsack_trainer/run_tiny_cpu.sh                                       # Knapsack-GRPO
 #   bash examples/knapsack_trainer/run_tiny_cpu.sh exploration.allocator=homogeneous     # GRPO
 #
-# Any Hydra override may be appended. Environment: PYTHON, WARM_START (folder of the warm start), RUN_FOLDER.
+# Any Hydra override may be appended. Environment: PYTHON, WARM_START (folder of the warm start), RUN_FOLDER (default:
+# runs/tiny/knapsack or runs/tiny/homogeneous).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WARM_START=${WARM_START:-runs/tiny/warm_start}
-RUN_FOLDER=${RUN_FOLDER:-runs/tiny/knapsack}
+# Hydra puts the allocator in: GRPO must not resume from the finished checkpoint of Knapsack-GRPO, and train nothing.
+RUN_FOLDER=${RUN_FOLDER:-'runs/tiny/${exploration.allocator}'}
 
 [ -f "$WARM_START/warm_start.json" ] || "$PYTHON" -m recipe.knapsack.warm_start --output "$WARM_START"
 
