@@ -105,11 +105,12 @@ def evaluation_config(
 
     Raises:
         HydraException: an override is malformed or its key unknown.
-        EvaluationError: the run trained with Megatron or LoRA.
+        EvaluationError: the run trained with Megatron or LoRA, or several responses would be greedy and so the same.
     """
     with hydra.initialize_config_dir(str(subject.run_folder), version_base=None):
         config = hydra.compose("config", overrides=list(overrides))
     _refuse_unsupported(config)
+    _refuse_equal_responses(config, responses)
     files = list(data) or config.data.val_files
     rows = _smallest_batch(config)
     lengths = config.data.max_prompt_length, config.data.max_response_length
@@ -171,6 +172,17 @@ def _refuse_unsupported(config: DictConfig) -> None:
         raise EvaluationError(
             f"The run trained LoRA adapters (actor_rollout_ref.model.lora_rank={model.lora_rank}), which verl's merger "
             "leaves apart from the model: only full weights are evaluated here."
+        )
+
+
+def _refuse_equal_responses(config: DictConfig, responses: int) -> None:
+    sampling = config.actor_rollout_ref.rollout.val_kwargs
+    if responses > 1 and (not sampling.do_sample or sampling.temperature == 0):
+        key = "actor_rollout_ref.rollout.val_kwargs"
+        raise EvaluationError(
+            f"The run validates greedily ({key}.do_sample={str(sampling.do_sample).lower()}, temperature="
+            f"{sampling.temperature}), so that the {responses} responses to a prompt would all be the same: append "
+            f"{key}.do_sample=true {key}.temperature=0.6 (the paper's), or give --responses 1."
         )
 
 

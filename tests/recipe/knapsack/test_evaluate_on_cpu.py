@@ -23,6 +23,8 @@ from recipe.knapsack.step_plan import compose
 from recipe.knapsack.tiny_task import DATA_SOURCE, STRATEGIES
 from verl.trainer.config.checks import check_config
 
+VALIDATION = "actor_rollout_ref.rollout.val_kwargs"
+
 
 def write_run(folder, **overrides):
     """A run's folder with its resolved configuration and an empty checkpoint."""
@@ -46,9 +48,11 @@ def tiny_run(folder, warm_start, **overrides):
         "actor_rollout_ref.actor.strategy": "fsdp2",
         "actor_rollout_ref.rollout.name": "hf",
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+        "actor_rollout_ref.rollout.val_kwargs.do_sample": "true",
+        "actor_rollout_ref.rollout.val_kwargs.temperature": 0.6,
         "critic.strategy": "fsdp2",
     }
-    return write_run(folder, **settings, **overrides)
+    return write_run(folder, **{**settings, **overrides})
 
 
 @pytest.mark.end_to_end
@@ -145,6 +149,28 @@ def test_what_the_merger_cannot_do_is_refused(tmp_path, overrides, said):
     run = write_run(tmp_path / "run", **overrides)
     with pytest.raises(EvaluationError, match=said):
         evaluation_config(find_subject(run), [], [], 16, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("of_the_run", "overrides"),
+    [
+        ({"do_sample": "false"}, []),
+        ({"temperature": 0}, []),
+        ({}, ["do_sample=false"]),
+        ({}, ["temperature=0.0"]),
+        ({"do_sample": "false", "temperature": 0}, ["do_sample=true"]),
+    ],
+)
+def test_several_greedy_responses_are_refused(tmp_path, warm_start, of_the_run, overrides):
+    run = tiny_run(tmp_path / "run", warm_start, **{f"{VALIDATION}.{key}": of_the_run[key] for key in of_the_run})
+    given = [f"{VALIDATION}.{override}" for override in overrides]
+    with pytest.raises(EvaluationError) as error:
+        evaluation_config(find_subject(run), given, [], 16, tmp_path, tmp_path)
+    for way_out in (f"{VALIDATION}.do_sample=true", f"{VALIDATION}.temperature=0.6", "--responses 1"):
+        assert way_out in str(error.value)
+    evaluation_config(find_subject(run), given, [], 1, tmp_path, tmp_path)
+    sampled = [*given, f"{VALIDATION}.do_sample=true", f"{VALIDATION}.temperature=0.6"]
+    evaluation_config(find_subject(run), sampled, [], 16, tmp_path, tmp_path)
 
 
 def test_prompts_that_do_not_fit_are_refused_with_lengths_that_do(tmp_path, warm_start):
