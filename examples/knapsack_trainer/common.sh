@@ -18,7 +18,8 @@
 #   NNODES           machines                                                                  (default: 1)
 #   NGPUS_PER_NODE   GPUs in each                                                              (default: 8)
 #   DRY_RUN=1        check and plan, do not train; GPU_MEMORY_GB (default 80) is what the plan compares with
-#   PYTHON           the Python to use                                    (default: .venv/bin/python, else python3)
+#   PYTHON           the Python to use    (default: python3 of an activated environment, else .venv/bin/python if it
+#                    is there, else python3)
 #
 # On several machines: start a Ray cluster (`ray start --head --dashboard-host=0.0.0.0` on one, `ray start
 # --address=HEAD:6379` on the others), put data, models and results where all of them see them under the same path,
@@ -35,7 +36,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+# On a machine where `make quickstart` was run, .venv is there and has no vLLM: an activated environment goes first.
+PYTHON=${PYTHON:-$(
+    [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x .venv/bin/python ] && echo .venv/bin/python || echo python3
+)}
 NNODES=${NNODES:-1}
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
 

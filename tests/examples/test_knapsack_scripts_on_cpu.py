@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,32 @@ def test_several_machines_need_folders_that_all_of_them_see(unset):
     result = run("run_knapsack_grpo_7b.sh", NNODES="2", DRY_RUN="1", **homes)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and f"NNODES=2 needs {unset}" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("activated", "has_own", "expected"),
+    [
+        ({"VIRTUAL_ENV": "/elsewhere"}, True, "bin/python3"),
+        ({"CONDA_PREFIX": "/elsewhere"}, True, "bin/python3"),
+        ({}, True, ".venv/bin/python"),
+        ({}, False, "bin/python3"),
+    ],
+)
+def test_an_activated_environment_goes_before_the_one_of_the_quickstart(tmp_path, activated, has_own, expected):
+    scripts = shutil.copytree(FOLDER, tmp_path / "examples" / "knapsack_trainer")
+    pythons = [tmp_path / "bin" / "python3", *([tmp_path / ".venv" / "bin" / "python"] if has_own else [])]
+    for python in pythons:
+        python.parent.mkdir(parents=True)
+        python.write_text('#!/bin/sh\necho "$0"\n')
+        python.chmod(0o755)
+    result = subprocess.run(
+        ["bash", str(scripts / "run_knapsack_grpo_7b.sh")],
+        env={"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", **activated},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(result.stdout.strip()).relative_to(tmp_path) == Path(expected)
 
 
 def test_the_files_are_those_that_the_preprocessing_writes(arguments, monkeypatch, tmp_path):
