@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Knapsack-GRPO on DeepSeek-R1-Distill-Qwen-1.5B, whose long chains of thought get 8k tokens.
+# Knapsack-GRPO on DeepSeek-R1-Distill-Qwen-1.5B, whose long chains of thought get responses of 8k tokens; the prompt's
+# 1k tokens come on top, where the other models' 4k hold prompt and response.
 #
 #   bash examples/knapsack_trainer/run_knapsack_grpo_deepseek_1.5b.sh [HYDRA OVERRIDES]
 #
