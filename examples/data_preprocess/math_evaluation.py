@@ -23,6 +23,7 @@ from typing import Any
 
 from verl_parquet import (
     BOXED_INSTRUCTION,
+    HubError,
     HubSource,
     PreprocessingError,
     check_count,
@@ -177,6 +178,9 @@ def main() -> None:
     for data_source in arguments.benchmarks:
         try:
             rows = benchmark_rows(data_source, dict(arguments.input), arguments.seed, arguments.allow_other_counts)
+        except HubError as error:
+            others = " ".join(name for name in arguments.benchmarks if name != data_source)
+            sys.exit(f"{error}" + (f"; or leave it out by --benchmarks {others}" if others else ""))
         except PreprocessingError as error:
             sys.exit(str(error))
         evaluation += rows

@@ -18,6 +18,10 @@ class PreprocessingError(Exception):
     """Something that the user can put right; its message is one line."""
 
 
+class HubError(PreprocessingError):
+    """A data set that the hub does not give: no network, or no consent to its terms."""
+
+
 @dataclass(frozen=True)
 class HubSource:
     """A data set on the Hugging Face hub and the numbers of rows it is known to have."""
@@ -32,7 +36,8 @@ def load_source(name: str, source: HubSource, path: Path | None) -> datasets.Dat
     """Read ``source`` from ``path``, a data file or a downloaded copy of the repository, or else from the hub.
 
     Raises:
-        PreprocessingError: the file cannot be read, or the hub cannot be reached or refuses access.
+        HubError: the hub cannot be reached or refuses access.
+        PreprocessingError: the file cannot be read.
     """
     if path is None:
         return _load_from_hub(name, source)
@@ -53,7 +58,7 @@ def _load_from_hub(name: str, source: HubSource) -> datasets.Dataset:
     try:
         return datasets.load_dataset(source.repository, source.config, split=source.split)
     except (OSError, datasets.exceptions.DatasetsError, ValueError) as error:
-        raise PreprocessingError(
+        raise HubError(
             f"{name}: cannot load {source.repository} from the Hugging Face hub ({_one_line(error)}). Without network, "
             f"download it elsewhere (huggingface-cli download --repo-type dataset {source.repository}) and pass it by "
             "--input; if it asks for consent, accept its terms on its page and log in by huggingface-cli login"

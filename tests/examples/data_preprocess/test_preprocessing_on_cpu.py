@@ -246,6 +246,17 @@ def test_without_network_the_error_is_one_line_that_says_what_to_do(script, tmp_
     assert "huggingface-cli download" in result.stderr and result.stderr.count("\n") == 1
 
 
+def test_a_benchmark_that_the_hub_does_not_give_can_be_left_out_as_the_error_says(evaluation_arguments, tmp_path):
+    at = next(n for n, argument in enumerate(evaluation_arguments) if argument.startswith("gpqa_diamond="))
+    arguments = evaluation_arguments[: at - 1] + evaluation_arguments[at + 1 :]
+    result = run("math_evaluation.py", *arguments, "--output-dir", tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "huggingface-cli login" in result.stderr
+    _, _, way_out = result.stderr.partition("leave it out by ")
+    full, _, _ = preprocess_evaluation(arguments, tmp_path, *way_out.split())
+    assert "gpqa_diamond" not in set(full["data_source"]) and full["data_source"].nunique() == 5
+
+
 def test_an_input_of_unknown_name_is_refused(tmp_path):
     result = run("math_evaluation.py", "--input", "amc23=x.parquet")
     assert result.returncode == 2
