@@ -11,6 +11,7 @@ upstream's trainer repeats the prompts' tensors too; how long that takes is said
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from verl import DataProto
+from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.dispatch import imbalance, packed_order, random_order
 from verl.trainer.ppo.exploration_history import ExplorationHistory, read_history
 from verl.trainer.ppo.exploration_utils import Allocation, knapsack_allocate
@@ -59,14 +61,12 @@ class Size:
 
     @classmethod
     def of_run(cls, config: DictConfig, known_prompts: int) -> Size:
-        """The size of the steps of a run with this configuration."""
+        """The size of the steps of a run with this configuration; of a schedule of budgets, the largest counts."""
         prompts = config.data.get("gen_batch_size") or config.data.train_batch_size
-        total_budget = config.exploration.total_budget
-        if not isinstance(total_budget, int):
-            total_budget = config.data.train_batch_size * config.actor_rollout_ref.rollout.n
+        schedule = exploration_config(config).budget_schedule(prompts, config.actor_rollout_ref.rollout.n)
         return cls(
             prompts,
-            total_budget,
+            max(schedule.budgets),
             known_prompts,
             config.data.max_prompt_length,
             config.data.max_response_length,
@@ -274,8 +274,8 @@ def _median(values: Iterable[float]) -> float:
     return float(np.median(list(values)))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line of this module."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="folder of a run to set the parts against")
     parser.add_argument("--repeats", type=int, default=100, help="timed calls of each part; the median counts")
@@ -283,8 +283,13 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     print(measure(Size(), options.repeats))
     if options.run is not None:
-        print(f"\n{options.run}: " + measure_beside_run(options.run, options.repeats))
+        try:
+            print(f"\n{options.run}: " + measure_beside_run(options.run, options.repeats))
+        except (ValueError, OSError) as error:
+            print(f"error: {options.run}: {error}", file=sys.stderr)
+            return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ once, whatever its budget.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -138,8 +139,8 @@ def report(run_folder: Path, estimators: Mapping[str, TaskStatus], last_epochs: 
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line of this module."""
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("--window", type=int, default=16, help="rollouts that the window estimator remembers")
@@ -149,8 +150,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     for run_folder in options.runs:
         estimators = make_estimators(options.window, options.discount, options.prior_strength)
-        print(report(run_folder, estimators, options.last_epochs))
+        try:
+            print(report(run_folder, estimators, options.last_epochs))
+        except (ValueError, OSError) as error:
+            print(f"error: {run_folder}: {error}", file=sys.stderr)
+            return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

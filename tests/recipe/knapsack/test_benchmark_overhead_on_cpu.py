@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.knapsack.benchmark_overhead import Size, Step, measure_beside_run, measure_parts, table
+from recipe.knapsack import benchmark_overhead
+from recipe.knapsack.benchmark_overhead import Size, Step, main, measure_beside_run, measure_parts, table
 from verl.trainer.ppo.exploration_history import ExplorationHistory
 from verl.utils.metrics_file import MetricsFile
 
@@ -59,6 +62,21 @@ def test_a_run_is_measured_at_its_own_size(run_folder):
     text = measure_beside_run(run_folder, repeats=2)
     assert "M = 8, N_total = 32, 10 known prompts" in text
     assert "2000.00 ms" in text and "timing_s/observe of the run (median)" in text
+
+
+def test_a_run_with_a_schedule_is_measured_at_its_largest_budget(run_folder):
+    config = OmegaConf.load(run_folder / "config.yaml")
+    config.exploration.total_budget = [[1, 32], [10, 64], [20, 16]]
+    assert Size.of_run(config, known_prompts=10).total_budget == 64
+
+
+def test_a_run_without_a_history_yet_is_one_line(run_folder, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_overhead, "Size", lambda: SMALL)
+    MetricsFile(run_folder).log({"timing_s/step": 1.0}, step=1)
+    shutil.rmtree(run_folder / "history")
+    assert main(["--run", str(run_folder), "--repeats", "1"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {run_folder}: ") and "no history" in said and said.count("\n") == 1
 
 
 def test_a_run_without_steps_is_refused(run_folder):

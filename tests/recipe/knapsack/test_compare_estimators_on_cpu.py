@@ -112,8 +112,19 @@ def test_command_line_names_the_best(unchanging, tmp_path, capsys):
             visits["budget"].to_numpy(),
         )
     history.flush()
-    main([str(tmp_path)])
+    assert main([str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     best = summarize(replay(unchanging, estimators()), list(estimators()))["brier"].idxmin()
     assert best != PAPERS and f"best Brier score: {best}" in printed
     assert f"{PROMPTS * (EPOCHS - 1)} visits" in printed
+
+
+@pytest.mark.parametrize(
+    ("has_history_folder", "said"), [(False, "no history was written there"), (True, "train for longer")]
+)
+def test_a_run_without_history_yet_is_one_line(tmp_path, capsys, has_history_folder, said):
+    if has_history_folder:
+        (tmp_path / "history").mkdir()
+    assert main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}: ") and said in error and error.count("\n") == 1
