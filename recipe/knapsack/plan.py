@@ -57,11 +57,13 @@ class Population:
         success_rates: (P,) float in [0, 1]; NaN = unseen.
         beliefs: (alpha, beta), (P,) each, or None where the number of rollouts behind the rates is unknown.
         greedy_match_rates: (P,) float for ReMax, or None where unknown.
+        estimator: that made the success rates from a task status; None where they come from a table.
     """
 
     success_rates: np.ndarray
     beliefs: tuple[np.ndarray, np.ndarray] | None = None
     greedy_match_rates: np.ndarray | None = None
+    estimator: str | None = None
 
     def __len__(self) -> int:
         return len(self.success_rates)
@@ -70,7 +72,7 @@ class Population:
         """The chosen prompts."""
         beliefs = None if self.beliefs is None else (self.beliefs[0][chosen], self.beliefs[1][chosen])
         matches = None if self.greedy_match_rates is None else self.greedy_match_rates[chosen]
-        return Population(self.success_rates[chosen], beliefs, matches)
+        return Population(self.success_rates[chosen], beliefs, matches, self.estimator)
 
     def estimates(self) -> dict[str, Any]:
         """Keyword arguments for the allocators."""
@@ -81,14 +83,14 @@ class Population:
         }
 
     def counts(self) -> dict[str, int]:
-        """Number of prompts by kind."""
+        """Number of prompts by estimated success rate."""
         rates = self.success_rates
         return {
             "prompts": len(rates),
             "unseen": int(np.isnan(rates).sum()),
-            "never_solved": int((rates == 0).sum()),
-            "mixed": int(((rates > 0) & (rates < 1)).sum()),
-            "always_solved": int((rates == 1).sum()),
+            "rate_zero": int((rates == 0).sum()),
+            "rate_between": int(((rates > 0) & (rates < 1)).sum()),
+            "rate_one": int((rates == 1).sum()),
         }
 
 
@@ -104,8 +106,8 @@ class Plan:
         effective_rollouts_gained: additional rollouts with a non-zero gradient per step.
         largest_budget: most rollouts for one prompt.
         rollouts_by_rule: mean rollouts per step that each rule of the allocation places.
-        rollouts_per_unsolved_prompt, rollouts_per_unsolved_prompt_without_fallback: mean budget of a prompt that was
-            never solved; None where there is none.
+        rollouts_per_unsolved_prompt, rollouts_per_unsolved_prompt_without_fallback: mean budget of a prompt whose
+            estimated success rate is 0; None where there is none.
         histogram: number of prompts of the epoch by budget, ``"3-4"`` and so on.
     """
 
@@ -160,6 +162,7 @@ def _from_task_status(status: TaskStatus) -> Population:
         success_rates=status.success_rates(prompts, epoch=next_epoch),
         beliefs=status.beliefs(prompts, epoch=next_epoch),
         greedy_match_rates=status.greedy_match_rates(prompts, epoch=next_epoch),
+        estimator=status.estimator,
     )
 
 
@@ -336,13 +339,15 @@ def format_plans(population: Population, plans: Sequence[Plan]) -> str:
     """The plans as text."""
     counts = population.counts()
     lines = [
-        f"{counts['prompts']} prompts: {counts['never_solved']} never solved (p = 0), {counts['mixed']} mixed "
-        f"(0 < p < 1), {counts['always_solved']} always solved (p = 1), {counts['unseen']} unseen",
+        f"{counts['prompts']} prompts by estimated success rate: {counts['rate_zero']} with p = 0, "
+        f"{counts['rate_between']} with 0 < p < 1, {counts['rate_one']} with p = 1, {counts['unseen']} unseen"
+        # Else its zeros would be read as prompts that were never, or always, solved.
+        + ("; beta estimates are never 0 or 1" if population.estimator == "beta" else ""),
         "",
         "expected effective-gradient ratio (share of rollouts with a non-zero gradient), "
         + ("success rates at face value" if population.beliefs is None else "averaged over what the rates may be"),
         f"{'N_total':>8} {'N_low':>6} {'N_up':>5} {'homogeneous':>12} {'knapsack':>9} {'difference':>11} "
-        f"{'uniform N for the same':>23} {'largest budget':>15} {'unsolved get':>13} {'(no fallback)':>14}",
+        f"{'uniform N for the same':>23} {'largest budget':>15} {'p = 0 get':>13} {'(no fallback)':>14}",
     ]
     lines += [_format_row(plan) for plan in plans]
     lines += [

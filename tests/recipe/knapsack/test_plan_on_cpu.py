@@ -139,7 +139,7 @@ def test_empty_cells_are_unseen_prompts(tmp_path):
     path = tmp_path / "rates.csv"
     path.write_text("name,success_rate\na,0.5\nb,\nc,1\n")
     population = load_population(path, observed_rollouts="4")
-    assert population.counts() == {"prompts": 3, "unseen": 1, "never_solved": 0, "mixed": 1, "always_solved": 1}
+    assert population.counts() == {"prompts": 3, "unseen": 1, "rate_zero": 0, "rate_between": 1, "rate_one": 1}
     # One prior rollout at the mean of 0.5 and 1.
     np.testing.assert_allclose(population.beliefs[0], [2.75, 0.75, 4.75])
     np.testing.assert_allclose(population.beliefs[1], [2.25, 0.25, 0.25])
@@ -209,6 +209,20 @@ def test_table_shows_ratios_and_histogram(csv_file, capsys):
     assert f"{plan.homogeneous_ratio:.1%}" in printed and f"{plan.knapsack_ratio:.1%}" in printed
     assert f"fallback {plan.rollouts_by_rule['fallback']:.0f}" in printed or plan.rollouts_by_rule["fallback"] == 0
     assert "9-16 rollouts" in printed
+
+
+@pytest.mark.parametrize(
+    "estimator, counts",
+    [
+        ("previous_epoch", "1 with p = 0, 2 with 0 < p < 1, 1 with p = 1, 0 unseen\n"),
+        ("beta", "0 with p = 0, 4 with 0 < p < 1, 0 with p = 1, 0 unseen; beta estimates are never 0 or 1\n"),
+    ],
+)
+def test_the_table_counts_prompts_by_estimate_and_not_by_what_was_solved(status_file, estimator, counts, capsys):
+    assert main([str(status_file), "--estimator", estimator]) == 0
+    printed = capsys.readouterr().out
+    assert f"4 prompts by estimated success rate: {counts}" in printed
+    assert "never solved" not in printed
 
 
 def test_picture_is_written(csv_file, tmp_path):
