@@ -1,6 +1,6 @@
 """Speed of the rewards of one training step, as a ratio to plain math-verify in the same run.
 
-    python3 recipe/knapsack/benchmark_rewards.py --num-workers 2
+    python -m recipe.knapsack.benchmark_rewards --num-workers 2
 
 A step is 256 prompts with 8 responses each: long solutions with a boxed answer, right in half of the cases. The mix
 "integers" is that of DAPO-Math-17K, whose answers are integers; in "mixed" 65 % of the prompts ask for an integer, 15 %
