@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,21 @@ def ends_soon(process_id: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def children_of(process_id: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()]
+
+
+def kill_child_and_wait_for_the_next(worker: int) -> None:
+    """A worker forks its next child after it has told of the death of the last."""
+    (child,) = children_of(worker)
+    os.kill(child, signal.SIGKILL)
+    for _ in range(200):
+        if children_of(worker) not in ([], [child]):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"worker {worker} has not replaced its child within ten seconds")
 
 
 def test_examples_in_the_documentation_hold():
@@ -116,6 +132,39 @@ def test_processes_killed_from_outside_are_replaced(pool):
         os.killpg(process_id, signal.SIGKILL)
     assert pool.verify([("a+b", "b+a"), UNEQUAL]) == [True, False]
     assert pool.num_crashes == 0
+
+
+@pytest.mark.parametrize("num_pairs", [1, 20])
+@pytest.mark.parametrize("is_whole_worker_killed", [False, True])
+def test_no_verdict_is_spoilt_by_processes_that_were_killed_while_idle(pool, num_pairs, is_whole_worker_killed):
+    pool.verify([EQUAL, UNEQUAL])
+    workers = pool.process_ids
+    assert len(workers) == 2
+    for worker in workers:
+        if is_whole_worker_killed:
+            os.killpg(worker, signal.SIGKILL)
+        else:
+            kill_child_and_wait_for_the_next(worker)
+    pairs = [(f"{n}+x", f"x+{n + n % 2}") for n in range(num_pairs)]
+    verdicts = [n % 2 == 0 for n in range(num_pairs)]
+    assert pool.verify(pairs) == verdicts
+    assert pool.verify(pairs) == verdicts
+    assert (pool.num_time_limits, pool.num_crashes) == (0, 0)
+    assert all(ends_soon(worker) for worker in workers)
+
+
+def test_no_verdict_is_spoilt_by_a_death_while_idle_that_is_told_after_the_next_pairs_were_sent(pool):
+    pool.verify([EQUAL])
+    (worker,) = pool.process_ids
+    (child,) = children_of(worker)
+    os.kill(worker, signal.SIGSTOP)
+    os.kill(child, signal.SIGKILL)
+    threading.Timer(0.5, os.kill, (worker, signal.SIGCONT)).start()
+    pairs = [(f"{n}+x", f"x+{n + n % 2}") for n in range(20)]
+    for _ in range(2):
+        assert pool.verify(pairs) == [n % 2 == 0 for n in range(20)]
+    assert (pool.num_time_limits, pool.num_crashes) == (0, 0)
+    assert worker not in pool.process_ids and ends_soon(worker)
 
 
 def test_it_works_in_threads_at_the_same_time(pool):

@@ -40,7 +40,8 @@ Pair = tuple[str, str]
 class VerifierPool:
     """Compares pairs of answers with math-verify in several processes.
 
-    Every distinct pair is verified once and remembered, the ones that ran into the time limit included.
+    Every distinct pair is verified once and remembered, the ones that ran into the time limit included. One whose
+    process breaks is verified once more, in another process; breaking that one too, it counts as unequal.
 
     Args:
         num_workers: processes at most; they start as the number of pairs asks for them. Default: the CPUs available
@@ -106,6 +107,8 @@ class VerifierPool:
 
     def _hand_out(self, waiting: deque[Pair]) -> None:
         """Give every idle worker its next chunk, starting workers while there is more to do than they can take."""
+        if waiting:
+            self._drop_workers_that_broke_while_idle()
         while len(self._workers) < min(self.num_workers, len(waiting)):
             self._workers.append(_Worker(self.time_limit))
         chunk_size = max(1, min(LARGEST_CHUNK, len(waiting) // (4 * len(self._workers) or 1)))
@@ -113,18 +116,27 @@ class VerifierPool:
             if waiting and not worker.assigned:
                 worker.assign([waiting.popleft() for _ in range(min(chunk_size, len(waiting)))])
 
+    def _drop_workers_that_broke_while_idle(self) -> None:
+        """Keep the next pairs from workers whose process or child has ended: a pair has two chances only."""
+        for worker in [worker for worker in self._workers if not worker.assigned and worker.has_message()]:
+            self._drop(worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.stop()
+
     def _take_in(self, worker: _Worker, batch: _Batch) -> None:
         kind, content = worker.receive()
         if kind == "verdict":
             batch.verdicts[worker.assigned.popleft()] = bool(content)
-        elif kind == "died":
-            self._fail_first(worker, batch, hit_time_limit=bool(content))
-        elif kind == "gone":
-            self._workers.remove(worker)
-            worker.stop()
+        elif kind == "died" and content:
+            self._fail_first(worker, batch, hit_time_limit=True)
+        elif kind in ("died", "gone"):
+            # Its child may have died while idle: the answers still to come would be taken for those of other pairs.
+            self._drop(worker)
             if worker.assigned[0] in batch.suspects:
                 self._fail_first(worker, batch, hit_time_limit=False)
-            else:  # something outside may have ended the process, so the pair gets a second chance
+            else:  # something outside may have ended the process or its child, so the pair gets a second chance
                 batch.suspects.add(worker.assigned[0])
                 batch.take_back(worker)
 
@@ -161,7 +173,7 @@ class VerifierPool:
 
 @dataclass
 class _Batch:
-    """The state of one ``verify`` call: pairs not handed out, verdicts, and pairs on which a worker vanished."""
+    """The state of one ``verify`` call: pairs not handed out, verdicts, and pairs on which a worker broke once."""
 
     waiting: deque[Pair]
     verdicts: dict[Pair, bool] = field(default_factory=dict)
@@ -216,8 +228,12 @@ class _Worker:
             raise RuntimeError(f"A verifier process cannot start ({sys.executable} {WORKER_FILE}): {reason}")
         return kind, content
 
+    def has_message(self) -> bool:
+        """Whether ``receive`` would return at once; of a worker without pairs, whether it or its child has ended."""
+        return self.connection.poll()
+
     def stop(self) -> None:
-        """End the process. In a process forked from the one that started it, only let go of it."""
+        """End the process and its child. In a process forked from the one that started it, only let go of it."""
         self.connection.close()
         if os.getpid() != self.owner:
             return
