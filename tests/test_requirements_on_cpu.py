@@ -51,9 +51,9 @@ def test_no_package_has_two_versions_in_one_environment(environment):
     assert versions["verl"] == {"0.5.0"}
 
 
-def test_the_gpu_environment_has_vllm_with_its_torch_and_leaves_flash_attn_to_a_step_of_its_own():
+def test_the_gpu_environment_has_vllm_its_torch_and_what_builds_flash_attn_in_a_step_of_its_own():
     pins = pins_of(ROOT / "requirements-vllm.txt")
-    assert pins == {"torch": "2.8.0", "vllm": "0.10.2"}
+    assert pins == {"torch": "2.8.0", "vllm": "0.10.2", "setuptools": "79.0.1", "wheel": "0.45.1"}
     step = next(line for line in (ROOT / "requirements-vllm.txt").read_text().splitlines() if "flash-attn==" in line)
     assert step.startswith("#") and "--no-build-isolation" in step
     assert step.split("pip install ")[1] in (ROOT / "examples" / "docker" / "Dockerfile").read_text()
