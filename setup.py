@@ -44,6 +44,10 @@ class BuildOverlay(build_py):
 if not (3, 10) <= sys.version_info[:2] <= (3, 12):
     sys.exit(f"Knapsack RL needs Python 3.10, 3.11 or 3.12, and this is {sys.version.split()[0]}.")
 
+if {"editable_wheel", "develop"} & set(sys.argv):
+    # It would link a package that lacks what BuildOverlay adds, and without a word.
+    sys.exit("Knapsack RL has no editable installation: run from the checkout, or use `pip install .`.")
+
 setup(
     name="knapsack-rl",
     version="0.1.0",

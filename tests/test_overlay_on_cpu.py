@@ -91,7 +91,7 @@ def test_another_version_of_verl_is_refused_naming_both(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def source(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("verl", "setup.py", "pyproject.toml", "requirements-core.txt", "README.md"):
         original = ROOT / name
@@ -99,6 +99,11 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(original, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif original.exists():
             shutil.copy(original, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source],
@@ -106,6 +111,18 @@ def wheel(tmp_path_factory) -> Path:
         timeout=120,
     )
     return next(folder.glob("*.whl"))
+
+
+def test_an_editable_installation_is_refused_with_what_to_do_instead(source, tmp_path):
+    build = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
+    result = subprocess.run(
+        [sys.executable, "-c", build, tmp_path], capture_output=True, text=True, cwd=source, timeout=120
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1] == (
+        "Knapsack RL has no editable installation: run from the checkout, or use `pip install .`."
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
