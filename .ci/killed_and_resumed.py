@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +36,13 @@ def start() -> subprocess.Popen:
     return subprocess.Popen(["bash", script, *overrides], env=environment, start_new_session=True)
 
 
+def kill(process: subprocess.Popen) -> None:
+    """End a run with all its Ray processes, as far as any are left."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def last_step() -> int:
     metrics = read_metrics(RUN) if (RUN / "metrics.jsonl").exists() else []
     return metrics[-1]["step"] if metrics else 0
@@ -44,14 +52,19 @@ def main() -> None:
     shutil.rmtree(RUN, ignore_errors=True)
     deadline = time.monotonic() + TIME_LIMIT_SECONDS
     process = start()
-    while last_step() < KILLED_AFTER:
-        assert process.poll() is None, f"the run ended with status {process.returncode} at step {last_step()}"
-        assert time.monotonic() < deadline, f"only {last_step()} steps in {TIME_LIMIT_SECONDS} s"
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        while last_step() < KILLED_AFTER:
+            assert process.poll() is None, f"the run ended with status {process.returncode} at step {last_step()}"
+            assert time.monotonic() < deadline, f"only {last_step()} steps in {TIME_LIMIT_SECONDS} s"
+            time.sleep(0.1)
+    finally:
+        kill(process)
     print(f"killed after step {last_step()}; resuming", flush=True)
-    assert start().wait(timeout=TIME_LIMIT_SECONDS) == 0, "the resumed run failed"
+    resumed = start()
+    try:
+        assert resumed.wait(timeout=TIME_LIMIT_SECONDS) == 0, "the resumed run failed"
+    finally:
+        kill(resumed)
     check()
 
 
