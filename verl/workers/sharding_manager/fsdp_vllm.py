@@ -48,7 +48,8 @@ class FSDPVLLMShardingManager(upstream.FSDPVLLMShardingManager):
         self._reset_prefix_cache()
 
     def _reset_prefix_cache(self) -> None:
-        # With asynchronous rollouts the engine is a worker without the scheduler; the server resets its cache.
+        # With asynchronous rollouts, which only upstream's trainer accepts, the engine is a worker without the
+        # scheduler: it has no prefix cache to reset.
         reset = getattr(self.inference_engine, "reset_prefix_cache", None)
         if reset is not None and reset() is False:
             raise RuntimeError(
