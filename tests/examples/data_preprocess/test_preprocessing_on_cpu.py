@@ -4,6 +4,7 @@ import doctest
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from recipe.knapsack.step_plan import compose
+from verl.trainer.config.checks import check_files
 from verl.utils.reward_score import default_compute_score, math_reward
 
-FOLDER = Path(__file__).resolve().parents[3] / "examples" / "data_preprocess"
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = ROOT / "examples" / "data_preprocess"
 WRAPPED = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
     "$Answer (without quotes) where $Answer is the answer to the problem.\n\n{}\n\n"
@@ -267,3 +271,25 @@ def test_a_missing_file_is_named(tmp_path):
     result = run("dapo_math_17k.py", "--input", tmp_path / "nowhere.parquet")
     assert result.returncode == 1
     assert result.stderr.strip() == f"dapo_math_17k: {tmp_path / 'nowhere.parquet'} does not exist"
+
+
+def test_the_readmes_own_data_are_what_the_start_up_checks_accept(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    section = readme[readme.index("### Your own data") : readme.index("<!-- own data: end -->")]
+    writer, reward = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    subprocess.run([sys.executable, "-c", writer], cwd=tmp_path, check=True)
+    (tmp_path / "my_reward.py").write_text(reward)
+
+    file = tmp_path / "data" / "my_sums" / "train.parquet"
+    rows = pd.read_parquet(file)
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) <= set(rows.columns)
+    settings = {
+        "data.train_files": file,
+        "data.val_files": file,
+        "data.train_batch_size": len(rows),
+        "custom_reward_function.path": tmp_path / "my_reward.py",
+        "actor_rollout_ref.model.path": "some/model",
+    }
+    config, _ = compose([f"{key}={value}" for key, value in settings.items()])
+    check_files(config)
