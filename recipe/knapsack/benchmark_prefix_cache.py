@@ -23,6 +23,7 @@ from recipe.knapsack.benchmark_dispatch import LAYOUTS, Step, simulate_step
 from recipe.knapsack.tiny_task import VOCABULARY, make_model_config, make_tokenizer
 
 RESPONSE_TOKENS = 2  # what is measured happens before the first
+CACHE_BYTES = 2 * 1024**3
 # vLLM must run in this process, and say nothing that is not a result.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -75,7 +76,7 @@ def make_engine(prompt_length: int, block_size: int, folder: Path) -> Any:
         enforce_eager=True,
         enable_prefix_caching=True,
         block_size=block_size,
-        gpu_memory_utilization=0.1,
+        kv_cache_memory_bytes=CACHE_BYTES,
         disable_log_stats=False,
     )
 
