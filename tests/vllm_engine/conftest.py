@@ -5,33 +5,17 @@ Everything here is skipped where vLLM is not installed: ``make test-vllm`` has a
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from training_process import SCRIPTS, TrainingProcess, overrides_of
 
-ROOT = Path(__file__).parent.parent.parent
-SCRIPT = ROOT / "examples" / "knapsack_trainer" / "run_tiny_vllm_cpu.sh"
-# 16 prompts with 4 rollouts each a step; an epoch of the copying task takes two steps.
-SMALL_RUN = (
-    "data.train_batch_size=16",
-    "actor_rollout_ref.rollout.n=4",
-    "actor_rollout_ref.actor.ppo_mini_batch_size=16",
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
-    "exploration.n_up=16",
-    "trainer.test_freq=-1",
-    "trainer.val_before_train=false",
-    "trainer.save_freq=-1",
-)
+SCRIPT = SCRIPTS / "run_tiny_vllm_cpu.sh"
 LONGEST_PROMPT, RESPONSE_LENGTH = 320, 8
-TIME_LIMIT_SECONDS = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,37 +37,13 @@ def copying_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def script_environment(task: Path, run_folder: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHON": sys.executable,
-        "WARM_START": str(task),
-        "RUN_FOLDER": str(run_folder),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-    }
-
-
 @pytest.fixture(scope="session")
 def train(copying_task: Path) -> Callable[..., Path]:
     """Run ``run_tiny_vllm_cpu.sh`` on the copying task to its end and return the run's folder."""
 
     def run(run_folder: Path, *overrides: str) -> Path:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        log = run_folder / "train.log"
-        with log.open("a") as stream:
-            process = subprocess.Popen(
-                ["bash", str(SCRIPT), *SMALL_RUN, *overrides],
-                env=script_environment(copying_task, run_folder),
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            status = process.wait(TIME_LIMIT_SECONDS)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        assert status == 0, log.read_text(errors="replace")[-5000:]
+        training = TrainingProcess(SCRIPT, copying_task, run_folder, overrides)
+        assert training.finish() == 0, training.log[-5000:]
         return run_folder
 
     return run
@@ -132,12 +92,8 @@ def _worker_config(task: Path, run_folder: Path) -> Any:
     import hydra
     from omegaconf import OmegaConf
 
-    environment = {**script_environment(task, run_folder), "PYTHON": "echo"}
     lengths = (f"data.max_prompt_length={LONGEST_PROMPT}", f"data.max_response_length={RESPONSE_LENGTH}")
-    command = subprocess.run(
-        ["bash", str(SCRIPT), *SMALL_RUN, *lengths], env=environment, capture_output=True, text=True, check=True
-    )
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
-        config = hydra.compose("knapsack_trainer", overrides=command.stdout.split()[2:])
+        config = hydra.compose("knapsack_trainer", overrides=overrides_of(SCRIPT, task, run_folder, *lengths))
     OmegaConf.resolve(config)
     return config.actor_rollout_ref
