@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -187,7 +188,9 @@ def _refuse_equal_responses(config: DictConfig, responses: int) -> None:
 
 
 def _smallest_batch(config: DictConfig) -> int:
-    return config.trainer.nnodes * config.trainer.n_gpus_per_node
+    workers = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    rollout = config.actor_rollout_ref.rollout
+    return math.lcm(workers, rollout.agent.num_workers) if rollout.mode == "async" else workers
 
 
 # --- Prompts and responses --------------------------------------------------------------------------------------------

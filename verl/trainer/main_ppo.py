@@ -204,7 +204,11 @@ def _worker_roles(config: DictConfig) -> tuple[dict[Role, type], type]:
     else:
         from verl.single_controller.ray import RayWorkerGroup as worker_group_class
         from verl.workers import fsdp_workers as workers
-    roles = {Role.ActorRollout: workers.ActorRolloutRefWorker, Role.Critic: _critic_class(config, workers)}
+    is_async = config.actor_rollout_ref.rollout.mode == "async"
+    roles = {
+        Role.ActorRollout: workers.AsyncActorRolloutRefWorker if is_async else workers.ActorRolloutRefWorker,
+        Role.Critic: _critic_class(config, workers),
+    }
     if config.reward_model.enable:
         roles[Role.RewardModel] = _reward_model_class(config)
     if config.algorithm.use_kl_in_reward or config.actor_rollout_ref.actor.use_kl_loss:

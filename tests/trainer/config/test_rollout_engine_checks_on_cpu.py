@@ -13,6 +13,7 @@ from verl.trainer.config.rollout_engine_checks import check_rollout_engine
 NAME, MODE = "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.mode"
 ASLEEP = "actor_rollout_ref.rollout.free_cache_engine"
 LOG_PROBS = "actor_rollout_ref.rollout.calculate_log_probs"
+ASYNC = (f"{MODE}=async", "data.return_raw_chat=true")
 LORA = "actor_rollout_ref.model.lora_rank"
 
 
@@ -35,6 +36,8 @@ def vllm_is(monkeypatch):
     [
         (None, ["trainer.device=cpu", f"{NAME}=hf"]),
         (None, [f"{NAME}=vllm"]),
+        (None, [f"{NAME}=vllm", *ASYNC]),
+        ("0.10.2", [f"{NAME}=vllm", *ASYNC, f"{LORA}=8"]),
         (None, [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
         ("0.8.5", [f"{NAME}=vllm", f"{LOG_PROBS}=false"]),
         ("0.8.5", [f"{NAME}=hf", f"{LOG_PROBS}=true"]),
@@ -54,11 +57,13 @@ def test_what_runs_is_accepted(vllm_is, version, overrides):
 @pytest.mark.parametrize(
     ("version", "overrides", "said"),
     [
-        (None, [f"{NAME}=vllm", f"{MODE}=asynchronous"], [f"{MODE}='asynchronous'", "expected sync"]),
-        (None, [f"{NAME}=hf", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
-        (None, [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
-        ("0.10.2", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
-        ("0.28.0", [f"{NAME}=vllm", f"{MODE}=async"], [f"{MODE}=async", "mode=sync"]),
+        (None, [f"{NAME}=vllm", f"{MODE}=asynchronous"], [f"{MODE}='asynchronous'", "sync or async"]),
+        (None, [f"{NAME}=hf", *ASYNC], [f"{MODE}=async", f"{NAME}=hf", "mode=sync"]),
+        (None, [f"{NAME}=vllm", *ASYNC, f"{ASLEEP}=false"], [f"{ASLEEP}=false", "weights", "mode=sync"]),
+        (None, [f"{NAME}=vllm", *ASYNC, "algorithm.adv_estimator=remax"], ["remax", "mode=sync"]),
+        (None, [f"{NAME}=vllm", *ASYNC, "exploration.rollout_is_cap=2"], ["rollout_is_cap=2", "mode=sync"]),
+        (None, [f"{NAME}=vllm", f"{MODE}=async"], ["data.return_raw_chat=true", "mode=sync"]),
+        ("0.28.0", [f"{NAME}=vllm", *ASYNC], [f"{MODE}=async", "0.28.0", "mode=sync", "0.10.2"]),
         (None, [f"{NAME}=vllm", "trainer.device=cpu"], ["not installed", "make_vllm_environment.sh", f"{NAME}=hf"]),
         ("0.28.0", [f"{NAME}=vllm", "trainer.device=cpu"], [f"{ASLEEP}=true", "set it to false"]),
         (

@@ -95,6 +95,22 @@ class StandInWorkers:
         self.loaded.append(Path(folder))
 
 
+@dataclasses.dataclass
+class StandInAgentLoop:
+    """Generates as verl's agent loop does: in as many equal parts as it has workers, without log-probs."""
+
+    workers: StandInWorkers
+    num_workers: int
+
+    def generate_sequences(self, prompts: DataProto) -> DataProto:
+        assert "raw_prompt" in prompts.non_tensor_batch
+        parts = [self.workers.generate_sequences(part) for part in prompts.chunk(self.num_workers)]
+        output = DataProto.concat(parts)
+        output.pop(batch_keys=["rollout_log_probs"])
+        output.meta_info["timing"] = {"agent_loop/slowest": 1.0}
+        return output
+
+
 @pytest.fixture(scope="module")
 def answers(warm_start: Path) -> dict[str, str]:
     table = pd.concat([pd.read_parquet(warm_start / file) for file in ("train.parquet", "test.parquet")])
@@ -143,7 +159,10 @@ def run_steps(tiny_overrides, warm_start, answers, tmp_path):
         OmegaConf.resolve(config)
         trainer: RayPPOTrainer = _build_trainer(config)
         trainer.actor_rollout_wg = StandInWorkers(answers, succeeds, **workers)
-        trainer.async_rollout_mode = False
+        trainer.async_rollout_mode = config.actor_rollout_ref.rollout.mode == "async"
+        trainer.async_rollout_manager = StandInAgentLoop(
+            trainer.actor_rollout_wg, config.actor_rollout_ref.rollout.agent.num_workers
+        )
         trainer.fit()
         return trainer.actor_rollout_wg, run_folder
 
@@ -170,12 +189,25 @@ def rows_of(batch: DataProto) -> pd.DataFrame:
     )
 
 
-@pytest.mark.parametrize("dispatch", ["random", "packed"])
-@pytest.mark.parametrize("balance_batch", ["true", "false"])
-def test_the_columns_of_a_row_belong_to_the_same_prompt(run_steps, answers, dispatch, balance_batch):
-    workers, run_folder = run_steps(
-        4, f"exploration.dispatch={dispatch}", f"trainer.balance_batch={balance_batch}", "algorithm.adv_clip=null"
-    )
+ASYNCHRONOUS = (
+    "actor_rollout_ref.rollout.mode=async",
+    "actor_rollout_ref.rollout.agent.num_workers=4",
+    "data.return_raw_chat=true",
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("exploration.dispatch=random", "trainer.balance_batch=true"),
+        ("exploration.dispatch=packed", "trainer.balance_batch=false"),
+        ("exploration.dispatch=random", *ASYNCHRONOUS),
+        ("exploration.dispatch=packed", *ASYNCHRONOUS),
+    ],
+)
+def test_the_columns_of_a_row_belong_to_the_same_prompt(run_steps, answers, overrides):
+    workers, run_folder = run_steps(4, "algorithm.adv_clip=null", *overrides)
+    assert {len(batch) for batch in workers.generated} == {TOTAL_BUDGET // 4 if "mode=async" in str(overrides) else 64}
     history = read_history(run_folder / "history").to_pandas()
     assert history.groupby("step")["budget"].agg(["min", "max"]).iloc[-1].tolist() != [4, 4]
     for number, batch in enumerate(workers.updates, start=1):

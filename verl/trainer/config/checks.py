@@ -223,8 +223,11 @@ def _prompts_per_step(config: DictConfig) -> int:
 
 def _rows_must_divide_by(config: DictConfig, with_mini_batch: bool) -> int:
     divisors = [_world_size(config)]
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.mode == "async":
+        divisors.append(rollout.agent.num_workers)
     if with_mini_batch:
-        divisors.append(config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n)
+        divisors.append(config.actor_rollout_ref.actor.ppo_mini_batch_size * rollout.n)
     return math.lcm(*divisors)
 
 

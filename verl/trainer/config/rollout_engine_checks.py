@@ -20,15 +20,40 @@ def check_rollout_engine(config: DictConfig) -> None:
         ConfigError: naming the key, the value and what to do.
     """
     rollout = config.actor_rollout_ref.rollout
+    if rollout.mode not in ("sync", "async"):
+        raise ConfigError(f"{_ROLLOUT}.mode={rollout.mode!r} is not accepted: expected sync or async.")
     if rollout.mode == "async":
-        raise ConfigError(
-            f"{_ROLLOUT}.mode=async is not accepted: verl's agent loop has not been run under this fork's allocation "
-            "with any engine or version. Set mode=sync; for tools and several turns train with upstream's trainer."
-        )
-    if rollout.mode != "sync":
-        raise ConfigError(f"{_ROLLOUT}.mode={rollout.mode!r} is not accepted: expected sync.")
+        _check_async(config)
     if rollout.name == "vllm":
         _check_vllm(config, vllm_version())
+
+
+def _check_async(config: DictConfig) -> None:
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.name == "hf":
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async needs an engine that serves requests, and {_ROLLOUT}.name=hf does not: set "
+            "mode=sync, or name=vllm."
+        )
+    if not config.data.return_raw_chat:
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async needs the messages of a prompt: set data.return_raw_chat=true, or mode=sync."
+        )
+    if not rollout.free_cache_engine:
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async with {_ROLLOUT}.free_cache_engine=false never gives the engine new weights (verl "
+            "0.5.0 does so only when it wakes the engine): set free_cache_engine=true, or mode=sync."
+        )
+    if config.algorithm.adv_estimator == "remax":
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async does not run with algorithm.adv_estimator=remax: verl's agent loop has no greedy "
+            "responses. Set mode=sync."
+        )
+    if config.exploration.rollout_is_cap is not None:
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async does not run with exploration.rollout_is_cap={config.exploration.rollout_is_cap}: "
+            "verl's agent loop does not return the rollout's log-probs. Set the cap to null, or mode=sync."
+        )
 
 
 def _check_vllm(config: DictConfig, installed: Version | None) -> None:
@@ -63,9 +88,15 @@ def _check_older_vllm(rollout: DictConfig, installed: Version) -> None:
 
 
 def _check_newer_vllm(config: DictConfig, installed: Version) -> None:
+    alternative = f"install vLLM {LAST_SUPPORTED_VLLM} (requirements-vllm.txt)"
+    if config.actor_rollout_ref.rollout.mode == "async":
+        raise ConfigError(
+            f"{_ROLLOUT}.mode=async does not run with vLLM {installed}: verl's server is written against modules that "
+            f"vLLM {LAST_SUPPORTED_VLLM} has and later ones moved. Set mode=sync, or {alternative}."
+        )
     if config.actor_rollout_ref.model.lora_rank > 0 and installed >= _VLLM_WITH_OTHER_ADAPTERS:
         raise ConfigError(
             f"actor_rollout_ref.model.lora_rank={config.actor_rollout_ref.model.lora_rank} does not run with vLLM "
             f"{installed}: verl hands adapters over in the way of vLLM {LAST_SUPPORTED_VLLM}. Set it to 0, or "
-            f"install vLLM {LAST_SUPPORTED_VLLM} (requirements-vllm.txt)."
+            f"{alternative}."
         )
