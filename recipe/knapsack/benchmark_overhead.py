@@ -25,14 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from verl import DataProto
 from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.dispatch import imbalance, packed_order, random_order
-from verl.trainer.ppo.exploration_history import ExplorationHistory, read_history
+from verl.trainer.ppo.exploration_history import STEPS_PER_PART, ExplorationHistory, read_history
 from verl.trainer.ppo.exploration_utils import Allocation, knapsack_allocate
 from verl.trainer.ppo.ray_trainer import take_rows
 from verl.trainer.ppo.rollouts import Exploration, RolloutRecord, effective_rollouts
 from verl.trainer.ppo.task_status import TaskStatus, prompt_id
 from verl.utils.metrics_file import read_metrics
 
-STEPS_BETWEEN_FLUSHES = 20
 WORKERS = 8
 EPOCH = 1
 
@@ -184,7 +183,7 @@ class Step:
         )
 
     def append_and_flush_history(self) -> None:
-        for _ in range(STEPS_BETWEEN_FLUSHES):
+        for _ in range(STEPS_PER_PART):
             self.append_history()
         self.history.flush()
 
@@ -216,10 +215,10 @@ def measure_parts(step: Step, repeats: int) -> dict[str, float]:
         "expansion": milliseconds(step.expand, repeats),
         "outcomes and metrics": milliseconds(step.compute_metrics, repeats),
         "task status": milliseconds(step.observe, repeats),
-        f"history (flush in {STEPS_BETWEEN_FLUSHES})": milliseconds(
-            step.append_and_flush_history, max(repeats // STEPS_BETWEEN_FLUSHES, 3)
+        f"history (flush in {STEPS_PER_PART})": milliseconds(
+            step.append_and_flush_history, max(repeats // STEPS_PER_PART, 3)
         )
-        / STEPS_BETWEEN_FLUSHES,
+        / STEPS_PER_PART,
     }
 
 

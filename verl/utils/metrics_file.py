@@ -17,7 +17,7 @@ FILE_NAME = "metrics.jsonl"
 def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
     """Return the metrics of every logged step of the run in ``folder``, in order; key ``step`` is the training step.
 
-    A last line that a crash left half-written is skipped.
+    A last line that a crash left half-written, or that is being written right now, is skipped.
 
     Raises:
         FileNotFoundError: the folder holds no metrics.
@@ -28,11 +28,9 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 def _complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     with path.open(encoding="utf-8") as lines:
         for line in lines:
-            try:
-                yield json.loads(line), line
-            except json.JSONDecodeError:
-                if line.endswith("\n"):
-                    raise
+            if not line.endswith("\n"):
+                return  # what a run that goes on writes next would be read as a line of its own
+            yield json.loads(line), line
 
 
 def _plain(value: Any) -> Any:
@@ -47,8 +45,8 @@ class MetricsFile:
     def __init__(self, folder: str | Path) -> None:
         self.path = Path(folder) / FILE_NAME
 
-    def truncate_after(self, step: int) -> None:
-        """Forget the steps after ``step``: a resumed run repeats them."""
+    def truncate_after(self, step: float) -> None:
+        """Forget the steps after ``step``, which a resumed run repeats, and a last line that is half-written."""
         if not self.path.exists():
             return
         kept = [line for record, line in _complete_lines(self.path) if record["step"] <= step]
@@ -60,5 +58,5 @@ class MetricsFile:
         """Append the metrics ``data`` of training step ``step``."""
         record = {"step": step, **{key: _plain(value) for key, value in data.items()}}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(record) + "\n")
+        with self.path.open("ab", buffering=0) as lines:
+            lines.write(json.dumps(record).encode() + b"\n")

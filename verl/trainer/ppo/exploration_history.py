@@ -41,6 +41,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+STEPS_PER_PART = 20
+"""What a run that is killed between checkpoints loses at most, in steps."""
 _PART_NAME = re.compile(r"steps-(\d{8,})-(\d{8,})-([0-9a-f]{16})\.parquet")
 _TEMPORARY_NAME = ".unfinished.tmp"  # readers of parquet folders skip names that begin with a dot
 
@@ -60,7 +62,7 @@ class ExplorationHistory:
         ValueError: `flush_every` is less than 1.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], flush_every: int = 100) -> None:
+    def __init__(self, folder: str | os.PathLike[str], flush_every: int = STEPS_PER_PART) -> None:
         if flush_every < 1:
             raise ValueError(f"flush_every must be at least 1 step, got {flush_every}")
         self.folder = Path(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 from collections.abc import Iterator
@@ -414,7 +415,7 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
             self._add_greedy_baselines(step, batch, gen_batch)
         batch, gen_batch = take_rows(batch, order), take_rows(gen_batch, order)
         with marked_timer("gen", step.timing, color="red"):
-            generated = self.actor_rollout_wg.generate_sequences(gen_batch)
+            generated = self._generate(gen_batch)
             step.timing.update(generated.meta_info.pop("timing", {}))
         self.cumulative_rollouts += len(batch)
         worker_seconds = generated.meta_info.pop("worker_seconds", None)
@@ -426,6 +427,8 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
 
     def _rollout_engines(self) -> int:
         """Number of equal parts of a batch that are generated apart: a tensor-parallel group's workers share theirs."""
+        if self.async_rollout_mode:
+            return self.config.actor_rollout_ref.rollout.agent.num_workers
         rollout = self.config.actor_rollout_ref.rollout
         workers_per_engine = 1 if rollout.name == "hf" else rollout.tensor_model_parallel_size
         return self.actor_rollout_wg.world_size // workers_per_engine
@@ -485,6 +488,10 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
     def _split_generation_inputs(self, batch: DataProto) -> DataProto:
         present = [column for column in _GENERATION_COLUMNS if column in batch.non_tensor_batch]
         return batch.pop(batch_keys=list(_GENERATION_TENSORS), non_tensor_batch_keys=present)
+
+    def _generate(self, gen_batch: DataProto) -> DataProto:
+        engine = self.async_rollout_manager if self.async_rollout_mode else self.actor_rollout_wg
+        return engine.generate_sequences(gen_batch)
 
     def _add_greedy_baselines(self, step: TrainingStep, batch: DataProto, gen_batch: DataProto) -> None:
         """Add ``reward_baselines`` (M,): what each prompt's greedy response earns (ReMax)."""
@@ -712,8 +719,9 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         if folder is not None:
             self._load_upstream_checkpoint(folder)
             self._load_task_status(folder)
-        if self._only_validates():
-            return  # nothing will be repeated
+        if self._only_validates():  # nothing will be repeated
+            self.metrics_file.truncate_after(math.inf)
+            return
         self._give_up_later_checkpoints()
         self.metrics_file.truncate_after(self.global_steps if folder is not None else -1)
         self.history.truncate_after(self.global_steps)
@@ -802,6 +810,10 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
         if not step.is_last and hasattr(self.train_dataset, "on_batch_end"):
             self.train_dataset.on_batch_end(batch=batch)
 
+    def _kinds_of_scores(self) -> tuple[str, ...]:
+        """Return verl's names of metrics that speak of scores: rewards are scores unless a KL penalty is taken off."""
+        return ("score",) if self.config.algorithm.use_kl_in_reward else ("score", "rewards")
+
     def _log_charts(self, step: TrainingStep) -> None:
         if self.logger.has("wandb") and self._is_due(self.exploration.log_histogram_every, step):
             charts = wandb_charts(step.exploration.success_rates, step.exploration.budgets)
@@ -817,9 +829,9 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
             scores = step.exploration.scores
             metrics.update(
                 {
-                    "critic/score/mean": float(scores.mean()),
-                    "critic/score/max": float(scores.max()),
-                    "critic/score/min": float(scores.min()),
+                    f"critic/{kind}/{statistic}": float(value)
+                    for kind in self._kinds_of_scores()
+                    for statistic, value in (("mean", scores.mean()), ("max", scores.max()), ("min", scores.min()))
                 }
             )
         return metrics
