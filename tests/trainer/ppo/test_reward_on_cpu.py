@@ -1,11 +1,16 @@
 """Rewards: a failure ends the run and names its prompt; what succeeds is passed on."""
 
+import subprocess
+import sys
+
+import hydra
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 from verl import DataProto
-from verl.trainer.ppo.reward import RewardError, compute_reward
+from verl.trainer.ppo.reward import RewardError, compute_reward, load_reward_manager
 
 
 @pytest.fixture
@@ -60,3 +65,36 @@ def test_an_exception_on_the_whole_batch_only(batch):
 
     with pytest.raises(RewardError, match="too many on the batch as a whole"):
         compute_reward(batch, fails_on_many)
+
+
+REWARD_FILE = """
+BONUS = 0.5
+
+
+def helper(text):
+    return len(text) + BONUS
+
+
+def compute_score(data_source, solution_str, ground_truth, extra_info=None):
+    return helper(solution_str)
+"""
+IN_ANOTHER_PROCESS = """
+import pickle, sys
+reward_manager = pickle.load(sys.stdin.buffer)
+print(reward_manager.compute_score("source", "abc", "truth"))
+"""
+
+
+def test_a_reward_function_from_a_file_is_callable_in_processes_that_never_saw_the_file(tmp_path, repository):
+    """As Ray sends it to the task that computes rewards beside the log-prob pass."""
+    file = tmp_path / "my_reward.py"
+    file.write_text(REWARD_FILE)
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose("knapsack_trainer", overrides=[f"custom_reward_function.path={file}"])
+    sent = cloudpickle.dumps(load_reward_manager(config, tokenizer=None, num_examine=0))
+    file.unlink()
+    called = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS], input=sent, capture_output=True, cwd=repository, timeout=120
+    )
+    assert called.returncode == 0, called.stderr.decode()
+    assert float(called.stdout.split()[-1]) == 3.5

@@ -90,6 +90,11 @@ def test_any_two_strings_get_a_verdict(answer, ground_truth):
     assert quick_verdict(answer, answer) is bool(answer)
 
 
+def test_runs_of_blanks_are_one_blank():
+    """The patterns for conjunctions and units would try all their parts: seconds for a thousand blanks."""
+    assert normalize_answer("1" + " \t\n~" * 100 + "or" + r"\quad\;" * 50 + "2") == normalize_answer("1 or 2")
+
+
 def test_answers_of_absurd_length_are_equal_only_when_written_alike():
     long = "1+" * MAX_ANSWER_LENGTH + "1"
     assert quick_verdict(normalize_answer(long), normalize_answer(long)) is True

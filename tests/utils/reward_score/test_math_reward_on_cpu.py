@@ -148,8 +148,23 @@ def test_ten_thousand_random_responses_raise_nothing(pool):
 
 @pytest.mark.parametrize(
     "response",
-    ["\\boxed{" * 5000, "{" * 50_000, "$" * 50_000, "answer of " * 5000, "\ud800", "\0", "1" * 100_000, "\\" * 9999],
-    ids=["boxes", "braces", "dollars", "cues", "surrogate", "null", "digits", "backslashes"],
+    [
+        *(
+            "\\boxed{" * 5000,
+            "{" * 50_000,
+            "$" * 50_000,
+            "answer of " * 5000,
+            "\ud800",
+            "\0",
+            "1" * 100_000,
+            "\\" * 9999,
+        ),
+        *("1" + " " * 1000 + "x", "1" + "\t" * 1000 + "x", "1" + "~" * 1000 + "x"),
+    ],
+    ids=[
+        *("boxes", "braces", "dollars", "cues", "surrogate", "null", "digits", "backslashes"),
+        *("blanks", "tabs", "ties"),
+    ],
 )
 def test_pathological_responses_score_0(response, pool):
     assert compute_score("amc", response, "7+x", pool)["score"] == 0.0

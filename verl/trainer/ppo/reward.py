@@ -1,24 +1,46 @@
 """Overlay of ``verl.trainer.ppo.reward``: a reward that fails stops the run and says which prompt it failed on.
 
-Upstream prints the exception and calls the reward function again; a NaN goes on into the advantages.
+Upstream prints the exception and calls the reward function again; a NaN goes on into the advantages. And a reward
+function from a file (``custom_reward_function.path``) can be called in a Ray task, where upstream's is not found.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from omegaconf import DictConfig
+from ray import cloudpickle
 
 from verl import DataProto
-from verl.upstream.trainer.ppo.reward import get_custom_reward_fn, load_reward_manager
+from verl.upstream.trainer.ppo.reward import get_custom_reward_fn
+from verl.upstream.trainer.ppo.reward import load_reward_manager as load_upstream_reward_manager
 
 __all__ = ["RewardError", "compute_reward", "compute_reward_async", "get_custom_reward_fn", "load_reward_manager"]
 
 
 class RewardError(RuntimeError):
     """The reward function raised, or returned something that is no finite number; the message names the prompt."""
+
+
+# Upstream imports the file of a reward function under this name.
+_CUSTOM_MODULE = "custom_module"
+
+
+def load_reward_manager(config: DictConfig, tokenizer: Any, num_examine: int, **reward_kwargs: Any) -> Any:
+    """Return upstream's reward manager for ``config``; it can be sent to any process of the Ray cluster.
+
+    Raises:
+        FileNotFoundError, AttributeError, RuntimeError: the reward function's file cannot be imported or lacks it.
+    """
+    reward_manager = load_upstream_reward_manager(config, tokenizer, num_examine, **reward_kwargs)
+    if _CUSTOM_MODULE in sys.modules:
+        # Other processes have no such module: the function goes to them as it is, not by its name.
+        cloudpickle.register_pickle_by_value(sys.modules[_CUSTOM_MODULE])
+    return reward_manager
 
 
 def _describe_row(data: DataProto, row: int) -> str:

@@ -124,7 +124,8 @@ def normalize_answer(answer: str) -> str:
         return answer
     answer = _UNICODE_ROOT.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}", answer)
     answer = _DIGIT_GROUP_GAP.sub("", answer.translate(_UNICODE))
-    answer = _LATEX_NOISE.sub(" ", answer)
+    # Single blanks, because the time that some of the patterns take grows with the cube of a run of them.
+    answer = " ".join(_LATEX_NOISE.sub(" ", answer).split())
     for pattern, replacement in _SYNONYMS:
         answer = pattern.sub(replacement, answer)
     answer = _strip_punctuation(answer)

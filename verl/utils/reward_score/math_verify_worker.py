@@ -1,12 +1,12 @@
 """The process that runs math-verify for :mod:`verl.utils.reward_score.verifier_pool`.
 
 It is started by its file name, so that it imports neither verl nor torch, and forks once: the child verifies and the
-parent, which holds the imported libraries, forks another whenever a child has died. A child sets a kernel timer
-before every verification, whose signal ends it even inside a computation that never returns to the interpreter.
+parent, which holds the imported libraries, forks another whenever a child has died. A child sets kernel timers
+before every verification, whose signals end it even inside a computation that never returns to the interpreter.
 
 Messages to the worker are lists of (answer, ground truth), normalised. It sends ``("ready", None)`` once,
 ``("failed", why)`` if it cannot start, ``("verdict", bool)`` for every pair in order, and ``("died", hit_time_limit)``
-when the child died on the first unanswered pair; the pairs behind that one have to be sent again.
+when the child died, on the first unanswered pair or while idle; the pairs behind that one have to be sent again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from typing import Any
 
 _WARM_UP = [("0.25", r"\\frac{1}{4}"), ("x^2-1", "(x-1)(x+1)"), ("(1,2]", "1<x<2"), ("2,3", r"\\{3,2\\}")]
 SMALL = 1e-3
+# A right answer must not turn wrong because other processes have the processor: the limit is one of processor time, and
+# wall time only ends what waits for something that does not come.
+WALL_TIME_FACTOR = 10
+_TIMER_SIGNALS = (signal.SIGPROF, signal.SIGALRM)
 
 
 def answers_match(answer: str, ground_truth: str) -> bool:
@@ -108,7 +112,7 @@ def serve(connection: Connection, time_limit: float, memory_limit: int) -> None:
 
     Args:
         connection: the worker's end.
-        time_limit: seconds of wall time for one verification.
+        time_limit: seconds of processor time for one verification; of wall time `WALL_TIME_FACTOR` times as many.
         memory_limit: bytes of address space; a verification that needs more fails and counts as unequal.
     """
     try:
@@ -125,14 +129,15 @@ def serve(connection: Connection, time_limit: float, memory_limit: int) -> None:
         exit_code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if exit_code == 0:
             return
-        connection.send(("died", exit_code == -signal.SIGALRM))
+        connection.send(("died", -exit_code in _TIMER_SIGNALS))
 
 
 def _prepare(memory_limit: int) -> None:
     """Import and warm up everything that the forked children share."""
     logging.disable(logging.CRITICAL)  # math-verify logs every expression it cannot parse
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    for timer_signal in _TIMER_SIGNALS:
+        signal.signal(timer_signal, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TIMER_SIGNALS)
     soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     if soft_limit == resource.RLIM_INFINITY or soft_limit > memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (memory_limit, hard_limit))
@@ -147,13 +152,19 @@ def _verify_until_closed(connection: Connection, time_limit: float) -> None:
         except EOFError:
             return
         for answer, ground_truth in pairs:
-            signal.setitimer(signal.ITIMER_REAL, time_limit)
+            _set_time_limit(time_limit)
             try:
                 verdict = bool(answers_match(answer, ground_truth))
             except Exception:  # what math-verify cannot digest is not an equal answer
                 verdict = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _set_time_limit(0)
             connection.send(("verdict", verdict))
+
+
+def _set_time_limit(seconds: float) -> None:
+    """End this process after ``seconds``; 0 lifts the limit."""
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, WALL_TIME_FACTOR * seconds)
 
 
 if __name__ == "__main__":

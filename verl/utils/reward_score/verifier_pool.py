@@ -46,7 +46,8 @@ class VerifierPool:
     Args:
         num_workers: processes at most; they start as the number of pairs asks for them. Default: the CPUs available
             to this process, 16 at most.
-        time_limit: seconds of wall time for one verification. A pair that takes longer counts as unequal.
+        time_limit: seconds of processor time for one verification (on a busy machine it may take ten times as long). A
+            pair that takes longer counts as unequal.
 
     Raises:
         ValueError: ``num_workers`` or ``time_limit`` is not positive.
