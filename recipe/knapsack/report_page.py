@@ -115,7 +115,7 @@ thead th { border-bottom: 2px solid #1d1d1f; font-weight: 600; line-height: 1.25
 .notes { margin: .7rem 0 0; padding: 0; list-style: none; color: #55555c; font-size: .88rem; }
 .problems { margin: 1.2rem 0; padding: .7rem 1rem .7rem 2rem; border-left: 4px solid #d55e00; background: #fdf4ee; }
 figure { margin: 0; }
-figcaption { max-width: 48rem; margin-bottom: .8rem; }
+figcaption { max-width: 48rem; margin-top: .8rem; }
 img { display: block; max-width: 100%; height: auto; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .92rem; }
 dt { color: #55555c; }
@@ -151,8 +151,8 @@ dd { margin: 0; overflow-wrap: anywhere; }
 <section id="{{ section.name }}">
 <h2>{{ section.title }}</h2>
 <figure>
-<figcaption>{{ section.reading }}</figcaption>
 <img src="{{ section.data_uri }}" alt="{{ section.title }}" width="{{ section.width }}">
+<figcaption>{{ section.reading }}</figcaption>
 </figure>
 {% if section.notes %}
 <ul class="notes">

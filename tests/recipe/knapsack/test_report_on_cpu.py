@@ -104,6 +104,12 @@ def test_every_figure_is_on_the_page_and_in_a_file(output, page):
         assert imread(output / f"{chart.name}.png").std() > 0.02
 
 
+def test_every_figure_says_below_the_picture_how_to_read_it(page):
+    inside = {"img", "figcaption"}
+    order = [tag for tag in page.tags if tag in inside]
+    assert order == ["img", "figcaption"] * len(CHARTS)
+
+
 def test_the_page_needs_nothing_but_itself(page):
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
