@@ -244,7 +244,7 @@ def held_out_accuracy(runs: Sequence[Run]) -> Figure:
     unit, unit_seconds = time_unit(max((run.cumulative_seconds.max() for run in _timed(runs)), default=0.0))
     for run in runs:
         accuracy = run.held_out_accuracy[sources].mean(axis=1, skipna=False).dropna()
-        style = {**_run_style(run), "label": run.name}
+        style = {**_run_style(run), "label": run.name, "clip_on": False}  # the first validation lies on the border
         panels[0].plot(accuracy.index, accuracy, **style)
         _plot_against(panels[1], accuracy, run.cumulative_rollouts, style)
         _plot_against(panels[2], accuracy, run.cumulative_seconds / unit_seconds, style)
@@ -688,7 +688,8 @@ def _plot_smoothed(
     # Markers of different runs at different steps, so that they do not cover each other.
     distance = max(len(smooth) // 8, 1)
     first = (run.position * distance // 3) % distance if len(smooth) > distance else 0
-    axes.plot(smooth.index, smooth, **style, markevery=(first, distance), label=label)
+    # Unclipped, for the marker of the first step lies on the border of the panel.
+    axes.plot(smooth.index, smooth, **style, markevery=(first, distance), label=label, clip_on=False)
 
 
 def _offsets(count: int, width: float) -> np.ndarray:

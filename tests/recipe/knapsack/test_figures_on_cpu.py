@@ -46,6 +46,13 @@ def runs(tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory):
+    """A run with so many steps that the first is next to the border of a figure."""
+    sizes = {"num_prompts": 16, "prompts_per_step": 4, "steps": 300, "planned_steps": 300}
+    return load_runs([build_run(tmp_path_factory.mktemp("long") / "run", SyntheticRun(**sizes))])[0]
+
+
 @pytest.fixture
 def bare_run(tmp_path):
     """A run that has logged one step without anything that a figure needs, and has written no history."""
@@ -190,6 +197,26 @@ def test_seven_runs_can_be_told_apart_without_colour():
     ):
         assert line != other_line or marker != other_marker
     assert len(set(figures.HATCHES)) == 7
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [figures.gradient_phases, figures.effective_gradient_ratio, figures.held_out_accuracy, figures.step_time],
+    ids=lambda draw: draw.__name__,
+)
+def test_no_marker_is_cut_by_the_border_of_its_panel(long_run, draw):
+    figure = draw([long_run])
+    figure.canvas.draw()
+    checked = 0
+    for axes in figure.axes:
+        left, right = axes.get_window_extent().intervalx
+        for line in axes.get_lines():
+            if line.get_marker() != "None" and line.get_clip_on():
+                x = line.get_transform().transform(line.get_xydata())[:, 0]
+                radius = line.get_markersize() / 2 * figure.dpi / 72
+                assert left + radius <= x[0] and x[-1] <= right - radius
+            checked += line.get_marker() != "None"
+    assert checked
 
 
 @pytest.mark.parametrize("steps", [1, 7])
