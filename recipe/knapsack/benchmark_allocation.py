@@ -182,7 +182,7 @@ def plot_scaling(path: Path) -> None:
     from matplotlib.figure import Figure
 
     sizes = [16, 64, 256, 512, 1_024, 4_096, 16_384, 100_000]
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.add_subplot(xscale="log", yscale="log")
     for contestant, marker in zip(CONTESTANTS, "osD^vx", strict=True):
         measured = [size for size in sizes if size <= contestant.largest]
@@ -197,7 +197,7 @@ def plot_scaling(path: Path) -> None:
     axes.set_xlabel("prompts M (8 rollouts each on average)")
     axes.set_ylabel("time per allocation [ms]")
     axes.grid(which="major", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside right upper", frameon=False)  # inside, it would cover measurements
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     print(f"\nwrote {path}")
