@@ -145,17 +145,22 @@ class Clairvoyant(Homogeneous):
 class Estimating:
     """The knapsack with what the task status knows from sampled rollouts."""
 
-    def __init__(self, name: str, value: str = "grpo", **status_options: Any) -> None:
+    def __init__(self, name: str, value: str = "grpo", fallback: bool = True, **status_options: Any) -> None:
         self.name = name
         self._value = value
+        self._fallback = fallback
         self._status = TaskStatus(**status_options)
 
     def allocate(self, batch: Batch) -> np.ndarray:
         if self._value == "expected":
             beliefs = self._status.beliefs(batch.names, epoch=batch.epoch)
-            return knapsack_allocate(None, batch.total_budget, value="expected", beliefs=beliefs).budgets
-        rates = self._status.success_rates(batch.names, epoch=batch.epoch)
-        return knapsack_allocate(rates, batch.total_budget).budgets
+            allocation = knapsack_allocate(
+                None, batch.total_budget, value="expected", fallback=self._fallback, beliefs=beliefs
+            )
+        else:
+            rates = self._status.success_rates(batch.names, epoch=batch.epoch)
+            allocation = knapsack_allocate(rates, batch.total_budget, fallback=self._fallback)
+        return allocation.budgets
 
     def observe(self, batch: Batch, budgets: np.ndarray, generator: np.random.Generator) -> None:
         """Sample the rollouts and remember their outcomes."""
@@ -163,14 +168,14 @@ class Estimating:
         self._status.observe(np.repeat(batch.names, budgets), outcomes, epoch=batch.epoch, step=batch.step)
 
 
-def all_allocators() -> list[Any]:
+def all_allocators(*, fallback: bool) -> list[Any]:
     """The allocators that are compared, the bound last."""
     return [
         Homogeneous(),
-        Estimating("previous_epoch", estimator="previous_epoch"),
-        Estimating("window", estimator="window"),
-        Estimating("beta", estimator="beta"),
-        Estimating("beta, expected value", value="expected", estimator="beta"),
+        Estimating("previous_epoch", fallback=fallback, estimator="previous_epoch"),
+        Estimating("window", fallback=fallback, estimator="window"),
+        Estimating("beta", fallback=fallback, estimator="beta"),
+        Estimating("beta, expected value", value="expected", fallback=fallback, estimator="beta"),
         Clairvoyant(),
     ]
 
@@ -202,6 +207,7 @@ def simulate(
     batch_size: int = 256,
     num_steps: int = 1_000,
     epoch_correlation: float = 0.95,
+    fallback: bool = True,
     seed: int = 0,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Result:
@@ -210,6 +216,7 @@ def simulate(
     Args:
         num_prompts, batch_size, num_steps: scale; the paper's by default. Incomplete batches are dropped.
         epoch_correlation: see `Population`.
+        fallback: whether the estimating allocators give what is left to prompts that were never solved.
         seed: of the population, the batches and the rollouts.
         on_step: called with the number of each finished step.
 
@@ -220,7 +227,7 @@ def simulate(
         raise ValueError(f"batch_size={batch_size} is not possible with num_prompts={num_prompts}")
     if not 0.0 <= epoch_correlation <= 1.0:
         raise ValueError(f"epoch_correlation must lie in [0, 1], got {epoch_correlation}")
-    allocators = all_allocators()
+    allocators = all_allocators(fallback=fallback)
     drift, shuffle, *rollouts = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2 + len(allocators))
     )
@@ -325,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0.95,
         help="of a prompt's standing among others (default: %(default)s)",
     )
+    parser.add_argument("--no-fallback", action="store_true", help="spend nothing extra on prompts never solved")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the ratios")
@@ -335,6 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             batch_size=options.batch_size,
             num_steps=options.num_steps,
             epoch_correlation=options.epoch_correlation,
+            fallback=not options.no_fallback,
             seed=options.seed,
             on_step=_show_progress(options.num_steps),
         )

@@ -82,6 +82,19 @@ def test_command_line_prints_json_and_draws(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_command_line_can_switch_the_fallback_off(result, capsys):
+    """Without it rollouts move to prompts that are sure to give a gradient, away from hard ones of a high value."""
+    sizes = [f"--{name.replace('_', '-')}={number}" for name, number in SMALL.items()]
+    assert main([*sizes, "--json", "--no-fallback"]) == 0
+    without, usual = json.loads(capsys.readouterr().out), summarise(result)
+    for name in ("previous_epoch", "window"):
+        assert without[name]["ratio"] > usual[name]["ratio"]
+        assert without[name]["value / clairvoyant"] < usual[name]["value / clairvoyant"]
+    # The mean of a Beta belief is never 0, and the other two estimate nothing.
+    for name in ("homogeneous", "beta", "beta, expected value", "clairvoyant"):
+        assert without[name] == usual[name]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
