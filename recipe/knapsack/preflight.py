@@ -11,10 +11,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import resources
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.knapsack.model_size import ModelSize, hub_name
 from verl.trainer.config.checks import find_config_errors
@@ -26,6 +29,46 @@ MADE_BY = {
     "math_evaluation": "python3 examples/data_preprocess/math_evaluation.py",
 }
 _ELSEWHERE = "hdfs://not-here"
+# What verl 0.5.0 reads though it has no default, and sections that it hands on as a whole; all below them is known too.
+_READ_WITHOUT_DEFAULT = (
+    "*.override_config",
+    "*.override_ddp_config",
+    "*.override_transformer_config",
+    "*.fsdp_config.mixed_precision",
+    "*.fsdp_config.model_dtype",
+    "*.fsdp_config.use_orig_params",
+    "*.fsdp_config.wrap_policy.disable",
+    "*.fsdp_config.wrap_policy.transformer_layer_cls_to_wrap",
+    "actor_rollout_ref.rollout.engine_kwargs.sglang",
+    "actor_rollout_ref.rollout.engine_kwargs.vllm",
+    "actor_rollout_ref.rollout.limit_images",
+    "critic.optim.betas",
+    "custom_reward_function.reward_kwargs",
+    "data.cache_dir",
+    "data.chat_template_func",
+    "data.custom_cls",
+    "data.datagen",
+    "data.filter_prompts",
+    "data.gen_batch_size",
+    "data.need_tools_kwargs",
+    "data.sampler",
+    "data.seed",
+    "reward_model.model.use_shm",
+    "reward_model.reward_kwargs",
+    "reward_model.truncation",
+    "trainer.controller_nsight_options",
+    "trainer.remove_previous_ckpt_in_save",
+    "trainer.wandb_proxy",
+    "trainer.worker_nsight_options",
+)
+# Of a rollout's keys verl hands those to the engine that its SamplingParams (vLLM 0.10, SGLang 0.4) have.
+_SAMPLING_PARAMS = frozenset(
+    "allowed_token_ids bad_words best_of custom_params detokenize ebnf extra_args frequency_penalty guided_decoding "
+    "include_stop_str_in_output json_schema logit_bias logits_processors logprobs max_new_tokens max_tokens "
+    "min_new_tokens min_p min_tokens no_stop_trim output_kind presence_penalty prompt_logprobs regex "
+    "repetition_penalty seed skip_special_tokens spaces_between_special_tokens stop stop_token_ids structural_tag "
+    "truncate_prompt_tokens".split()
+)
 
 
 @dataclass(frozen=True)
@@ -142,3 +185,42 @@ def check_model_limits(config: DictConfig, size: ModelSize) -> None:
                 f"actor_rollout_ref.{key}={gpus} does not divide the model's {size.attention_heads} attention heads: "
                 "expected a divisor."
             )
+
+
+def find_unknown_keys(config: DictConfig, defaults: DictConfig) -> list[str]:
+    """Return the keys, added by ``+``, that neither verl 0.5.0 nor the fork has a default for or reads.
+
+    Where a whole section is unknown it is named once, without what it holds.
+
+    Args:
+        config: the composed configuration.
+        defaults: the same without the user's overrides.
+    """
+    known = [_as_dict(defaults)]
+    if config.actor_rollout_ref.actor.strategy == "megatron":
+        file = resources.files("verl.upstream.trainer.config") / "_generated_ppo_megatron_trainer.yaml"
+        known.append(_as_dict(OmegaConf.create(file.read_text())))
+    return [key for key in _added_keys(_as_dict(config), known) if not _is_read_without_default(key)]
+
+
+def _as_dict(config: DictConfig) -> dict[Any, Any]:
+    return OmegaConf.to_container(config, resolve=False)
+
+
+def _added_keys(section: dict[Any, Any], known: list[dict[Any, Any]], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of the keys of ``section`` that none of ``known`` has."""
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        defaults = [other[key] for other in known if key in other]
+        sections = [default for default in defaults if isinstance(default, dict)]
+        if not defaults:
+            yield name
+        elif sections and isinstance(value, dict):
+            yield from _added_keys(value, sections, f"{name}.")
+
+
+def _is_read_without_default(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    if section == "actor_rollout_ref.rollout" and name in _SAMPLING_PARAMS:
+        return True
+    return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in _READ_WITHOUT_DEFAULT)

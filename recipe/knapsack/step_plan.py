@@ -4,7 +4,8 @@
     python -m recipe.knapsack.step_plan [HYDRA OVERRIDES]
 
 Errors end it with exit status 2, one line for each. Data, model and logins that are not on this machine are named, and
-are no error. ``GPU_MEMORY_GB`` (default 80) is the memory of a GPU that the estimates are compared with.
+are no error; keys added by ``+`` that verl does not read are warned of. ``GPU_MEMORY_GB`` (default 80) is the memory of
+a GPU that the estimates are compared with.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pyarrow.parquet
 from omegaconf import DictConfig, ListConfig
 
 from recipe.knapsack.model_size import ModelSize, model_size
-from recipe.knapsack.preflight import Missing, find_errors, find_missing
+from recipe.knapsack.preflight import Missing, find_errors, find_missing, find_unknown_keys
 from verl.trainer.config.checks import exploration_config
 from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
 from verl.trainer.config.worker_checks import longest_sequence
@@ -400,6 +401,10 @@ def dry_run(overrides: Sequence[str]) -> tuple[str, list[str]]:
     plan = plan_step(config, size, gpu_memory_gb)
     lines = [format_plan(plan, str(model.path), gpu_memory_gb)]
     lines += [f"WARNING: {warning}" for warning in memory_warnings(plan, gpu_memory_gb)]
+    lines += [
+        f"WARNING: {key} is not known to verl 0.5.0: nothing reads it unless your own code does"
+        for key in find_unknown_keys(config, defaults)
+    ]
     lines += _describe_missing(find_missing(config))
     lines.append("The configuration is accepted. Nothing was started: unset DRY_RUN to train.")
     return "\n".join(lines), []

@@ -7,19 +7,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from recipe.knapsack.preflight import find_unknown_keys
 from recipe.knapsack.step_plan import compose
 
 FOLDER = Path(__file__).parents[2] / "examples" / "knapsack_trainer"
 
 
 @pytest.fixture
-def run_folder(tmp_path):
-    """The folder that a script's run gets."""
+def composed(tmp_path):
+    """The configuration that a script trains with, and the defaults."""
     (tmp_path / "warm_start.json").touch()
 
-    def read(script: str, *overrides: str, **environment: str) -> str:
+    def read(script: str, *overrides: str, **environment: str) -> tuple[DictConfig, DictConfig]:
         kept = {name: value for name, value in os.environ.items() if name != "RUN_FOLDER"}
         result = subprocess.run(
             ["bash", str(FOLDER / script), *overrides],
@@ -28,7 +29,17 @@ def run_folder(tmp_path):
             text=True,
             check=True,
         )
-        config, _ = compose(result.stdout.split()[2:])
+        return compose(result.stdout.split()[2:])
+
+    return read
+
+
+@pytest.fixture
+def run_folder(composed):
+    """The folder that a script's run gets."""
+
+    def read(script: str, *overrides: str, **environment: str) -> str:
+        config, _ = composed(script, *overrides, **environment)
         OmegaConf.resolve(config)
         return config.trainer.default_local_dir
 
@@ -44,3 +55,9 @@ def test_each_allocator_and_engine_has_a_folder_of_its_own(run_folder, script, s
 @pytest.mark.parametrize("script", ["run_tiny_cpu.sh", "run_tiny_vllm_cpu.sh"])
 def test_the_folder_can_be_given(run_folder, script):
     assert run_folder(script, RUN_FOLDER="elsewhere/run") == "elsewhere/run"
+
+
+@pytest.mark.parametrize("script", ["run_tiny_cpu.sh", "run_tiny_vllm_cpu.sh"])
+def test_no_script_sets_a_key_that_nothing_reads(composed, script):
+    assert find_unknown_keys(*composed(script)) == []
+    assert find_unknown_keys(*composed(script, "+trainer.bogus=1")) == ["trainer.bogus"]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from recipe.knapsack.model_size import model_size
-from recipe.knapsack.preflight import find_missing
+from recipe.knapsack.preflight import find_missing, find_unknown_keys
 from recipe.knapsack.step_plan import compose, dry_run, gpu_memory_from_environment, main, memory_warnings, plan_step
 from verl.trainer.config.checks import check_config
 
@@ -229,6 +229,54 @@ def test_a_gpu_memory_that_is_no_size_is_refused(value, monkeypatch, capsys):
     assert f"GPU_MEMORY_GB={value}" in capsys.readouterr().err
     monkeypatch.setenv("GPU_MEMORY_GB", "141")
     assert gpu_memory_from_environment() == 141.0
+
+
+# --- What nothing reads -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "unknown"),
+    [
+        ("+actor_rollout_ref.actor.bogus_key=1", "actor_rollout_ref.actor.bogus_key"),
+        ("+actor_rollout_ref.actor.optim.clip_grad=0.5", "actor_rollout_ref.actor.optim.clip_grad"),
+        ("+actor_rollout_ref.actor.fsdp_config.modeldtype=bf16", "actor_rollout_ref.actor.fsdp_config.modeldtype"),
+        ("+actor_rollout_ref.rollout.repetition=1.1", "actor_rollout_ref.rollout.repetition"),
+        ("+actor_rollout_ref.rollout.engine_kwargs.vlm.seed=1", "actor_rollout_ref.rollout.engine_kwargs.vlm"),
+        ("+trainer.min_p=1", "trainer.min_p"),
+        ("+bogus={a: 1, b: 2}", "bogus"),
+    ],
+)
+def test_an_added_key_that_nothing_reads_is_warned_of_and_no_error(override, unknown):
+    text, refused = dry_run([*SETTINGS, override])
+    assert refused == []
+    warnings = [line for line in text.splitlines() if line.startswith("WARNING")]
+    assert warnings == [f"WARNING: {unknown} is not known to verl 0.5.0: nothing reads it unless your own code does"]
+    assert "The configuration is accepted" in text
+
+
+def test_added_keys_that_verl_reads_are_not_warned_of():
+    read = (
+        "+data.gen_batch_size=512",
+        "+data.seed=3",
+        "+data.sampler.my_setting=1",
+        "+trainer.remove_previous_ckpt_in_save=true",
+        "+custom_reward_function.reward_kwargs.weight=2",
+        "+reward_model.reward_kwargs={time_limit: 2}",
+        "+actor_rollout_ref.model.override_config.attn_implementation=eager",
+        "+actor_rollout_ref.actor.fsdp_config.model_dtype=bf16",
+        "+actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=fp32",
+        "+critic.model.fsdp_config.wrap_policy.transformer_layer_cls_to_wrap=[Layer]",
+        "+actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_dtype=fp8",
+        "+actor_rollout_ref.rollout.repetition_penalty=1.1",
+    )
+    assert find_unknown_keys(*compose([*SETTINGS, *read])) == []
+
+
+def test_the_keys_of_megatron_are_known_where_it_trains():
+    megatron = ("actor@actor_rollout_ref.actor=megatron_actor", "ref@actor_rollout_ref.ref=megatron_ref")
+    added = ("+actor_rollout_ref.actor.megatron.bogus=1", "+actor_rollout_ref.actor.megatron.override_ddp_config.x=1")
+    settings = [setting for setting in SETTINGS if "strategy" not in setting]
+    assert find_unknown_keys(*compose([*settings, *megatron, *added])) == ["actor_rollout_ref.actor.megatron.bogus"]
 
 
 # --- What is missing --------------------------------------------------------------------------------------------------
