@@ -53,6 +53,17 @@ folder_from_environment() {
     realpath -m "${!variable:-$default}"
 }
 
+# End in one line where $PYTHON lacks what training and the dry run need; nothing of it is imported.
+require_installed() {
+    local is_installed='import sys; from importlib.util import find_spec as find
+sys.exit(not all(map(find, ("hydra", "ray", "torch"))))'
+    if ! "$PYTHON" -c "$is_installed" >/dev/null 2>&1; then
+        echo "error: $PYTHON lacks the requirements: pip install -r requirements-vllm.txt (GPUs), or run make" \
+            "quickstart (laptop)" >&2
+        exit 2
+    fi
+}
+
 # Train the model $1 (its name on the Hugging Face hub) with the paper's settings and the overrides that follow.
 train_on_dapo_math() {
     local hub_model=$1 data_home model_home save_home
@@ -62,6 +73,7 @@ train_on_dapo_math() {
     model_home=$(folder_from_environment RAY_MODEL_HOME models)
     save_home=$(folder_from_environment RAY_SAVE_HOME runs)
 
+    require_installed
     local entry_point=verl.trainer.main_ppo
     if [ "${DRY_RUN:-0}" != 0 ]; then entry_point=recipe.knapsack.step_plan; fi
 

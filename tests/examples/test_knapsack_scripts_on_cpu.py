@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from recipe.knapsack.step_plan import compose, dry_run
+from verl.trainer.config.checks import find_config_errors
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "knapsack_trainer"
@@ -207,6 +208,34 @@ def test_an_activated_environment_goes_before_the_one_of_the_quickstart(tmp_path
     assert Path(result.stdout.strip()).relative_to(tmp_path) == Path(expected)
 
 
+@pytest.mark.parametrize("dry_run", ["0", "1"])
+def test_a_python_without_the_requirements_ends_in_one_line_that_says_what_to_install(tmp_path, dry_run):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho output; echo Traceback >&2; exit 1\n")
+    python.chmod(0o755)
+    result = run("run_knapsack_grpo_7b.sh", PYTHON=str(python), DRY_RUN=dry_run)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: {python} lacks the requirements: pip install -r requirements-vllm.txt (GPUs), or run make quickstart "
+        "(laptop)\n"
+    )
+
+
+@pytest.mark.parametrize("lacking", [None, "hydra", "ray", "torch"])
+def test_each_requirement_is_looked_for_and_none_imported(tmp_path, lacking):
+    """The requirements are packages that would fail to be imported; in their place an isolated Python looks."""
+    for name in {"hydra", "ray", "torch"} - {lacking}:
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)")
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = -c ]; then PYTHONPATH={tmp_path} exec {sys.base_prefix}/bin/python3 -S "$@"; fi\n'
+        "echo trains\n"
+    )
+    python.chmod(0o755)
+    result = run("run_knapsack_grpo_7b.sh", PYTHON=str(python))
+    assert (result.returncode, result.stdout) == ((2, "") if lacking else (0, "trains\n")), result.stderr
+
+
 def test_the_files_are_those_that_the_preprocessing_writes(arguments, monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_DATA_HOME", str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "examples" / "data_preprocess"))
@@ -228,3 +257,13 @@ def test_without_a_gpu_one_line_says_so_and_names_the_quickstart():
     assert result.returncode == 2
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and "needs a GPU" in lines[0] and "make quickstart" in lines[0]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_what_every_script_trains_with_is_refused_for_the_missing_gpu_first(script, arguments, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: False)
+    module, *overrides = arguments(script)[1:]
+    assert module == "verl.trainer.main_ppo"
+    (error,) = map(str, find_config_errors(*compose(overrides)))
+    assert "needs a GPU" in error and "make quickstart" in error and "\n" not in error
