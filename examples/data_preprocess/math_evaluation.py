@@ -184,7 +184,9 @@ def main() -> None:
         except PreprocessingError as error:
             sys.exit(str(error))
         evaluation += rows
-        validation += validation_rows(rows, arguments.validation_size, arguments.seed)
+        chosen = validation_rows(rows, arguments.validation_size, arguments.seed)
+        print(f"{data_source}: {len(chosen):,} of {len(rows):,} for validation")
+        validation += chosen
     for name, rows in {"evaluation": evaluation, "validation": validation}.items():
         path = arguments.output_dir / f"{name}.parquet"
         write_parquet(rows, path)

@@ -117,6 +117,25 @@ def test_another_count_of_prompts_is_an_error_unless_allowed(dapo_file):
     assert not (dapo_file.parent / "train.parquet").exists()
 
 
+def test_the_papers_count_of_prompts_is_accepted_and_each_is_kept_once(tmp_path):
+    """As in the hub's file, which holds every prompt 100 times, but fewer times, and a few oftener than the rest."""
+    prompts = [(f"What is ${number}+1$?", str(number + 1), f"id-{number}") for number in range(17_917)]
+    repeated = [*prompts, *prompts[:100], *reversed(prompts)]
+    file = write([dapo_row(*prompt) for prompt in repeated], tmp_path / "dapo.parquet")
+    result = run("dapo_math_17k.py", "--input", file, "--output-dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "dapo_math_17k: 35,934 rows read",
+        "dapo_math_17k: 17,917 rows, as expected",
+        "dapo_math_17k: 17,917 different texts; 0 of them occur with different ground truths",
+        f"wrote 17,917 rows to {tmp_path / 'train.parquet'}",
+    ]
+    rows = pd.read_parquet(tmp_path / "train.parquet")
+    assert len(rows) == 17_917
+    assert [info["source_id"] for info in rows["extra_info"]] == [identity for _, _, identity in prompts]
+    assert [reward["ground_truth"] for reward in rows["reward_model"]] == [answer for _, answer, _ in prompts]
+
+
 INPUTS = {
     "aime_2024.parquet": [
         {"id": 60 + n, "problem": f"AIME {n}", "solution": "s", "answer": f"{n:03}", "url": "u", "year": "2024"}
@@ -168,6 +187,8 @@ def test_all_problems_for_evaluation_and_at_most_100_a_benchmark_for_validation(
     assert full["data_source"].value_counts().to_dict() == counts
     assert subset["data_source"].value_counts().to_dict() == {name: min(100, n) for name, n in counts.items()}
     assert output.count("as expected") == 7
+    said = [line for line in output.splitlines() if line.endswith("for validation")]
+    assert said == [f"{name}: {min(100, n)} of {n} for validation" for name, n in counts.items()]
 
 
 def test_every_benchmark_is_scored_and_its_own_ground_truth_is_right(evaluation):
