@@ -45,6 +45,12 @@ def children_of(process_id: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{process_id}/task/{process_id}/children").read_text().split()]
 
 
+def processor_seconds(pool: VerifierPool) -> float:
+    """What the pool's processes have taken, with those of their children that have ended."""
+    fields = [Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split() for worker in pool.process_ids]
+    return sum(int(ticks) for stat in fields for ticks in stat[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
 def kill_child_and_wait_for_the_next(worker: int) -> None:
     """A worker forks its next child after it has told of the death of the last."""
     (child,) = children_of(worker)
@@ -82,8 +88,15 @@ def test_a_hanging_verification_counts_as_unequal_and_spoils_no_other(pool):
 
 
 def test_a_hanging_verification_costs_its_limit_once(pool):
-    pool.verify([HANGS] * 5)
-    pool.verify([HANGS])
+    pool.verify([EQUAL, UNEQUAL])  # both processes have started
+    processor_time, started = processor_seconds(pool), time.monotonic()
+    assert pool.verify([HANGS] * 5) == [False] * 5
+    # Five limits would be 5 s. The limit is one of processor time; how long that takes is up to the machine's load.
+    assert processor_seconds(pool) - processor_time < 2 * pool.time_limit
+    assert time.monotonic() - started < math_verify_worker.WALL_TIME_FACTOR * pool.time_limit + 5
+    started = time.monotonic()
+    assert pool.verify([HANGS]) == [False]
+    assert time.monotonic() - started < 0.5
     assert pool.num_time_limits == 1
 
 
