@@ -32,6 +32,18 @@ def dumped_rollouts(folder: Path) -> pd.DataFrame:
     return pd.concat([pd.read_json(file, lines=True, dtype=False) for file in sorted(folder.glob("*.jsonl"))])
 
 
+def assert_identities_agree(rollouts: pd.DataFrame, history: pd.DataFrame, prompts: pd.DataFrame) -> None:
+    """Each dumped rollout has the id of the prompt that it answers, and as many do as the history says."""
+    contents = {prompt[0]["content"] for prompt in prompts["prompt"]}
+    assert set(rollouts["input"]) == contents
+    assert (rollouts.groupby("prompt_id")["input"].nunique() == 1).all()
+    assert rollouts["prompt_id"].nunique() == len(contents)
+    by_prompt = rollouts.assign(is_success=rollouts["score"] > 0).groupby(["step", "prompt_id"])
+    dumped = by_prompt["is_success"].agg(budget="size", successes="sum")
+    recorded = history.set_index(["step", "prompt_id"])[["budget", "successes"]]
+    pd.testing.assert_frame_equal(dumped, recorded.sort_index(), check_dtype=False)
+
+
 @pytest.fixture(scope="module")
 def six_steps(train, tmp_path_factory) -> Path:
     """A run of three epochs of two steps whose weights move at each, with a checkpoint after three steps."""
@@ -49,6 +61,7 @@ def test_every_rollout_belongs_to_its_prompt_with_uneven_budgets(train, copying_
     assert copies.mean() > 0.9
     pd.testing.assert_series_equal(rollouts["score"] == 1.0, copies & is_copied, check_names=False)
     history = history_of(run)
+    assert_identities_agree(rollouts, history, prompts)
     later = history[history["step"] > NUM_PROMPTS // M]
     assert later["budget"].nunique() > 1 and (later.groupby("step")["budget"].sum() == TOTAL_BUDGET).all()
     solved = later[later["estimate"] > 0]
