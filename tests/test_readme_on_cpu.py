@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 from recipe.knapsack.metric_table import with_metric_table
 from verl.trainer.config.exploration import DynamicSamplingConfig, ExplorationConfig, SuccessRateConfig
@@ -38,6 +41,25 @@ def test_every_exploration_key_is_in_the_configuration_table_with_its_default():
             value = config[prefix.rstrip(".")][field.name] if prefix else config[field.name]
             default = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
             assert row.group(1) == default, f"{key}: the README says {row.group(1)}, the default is {default}"
+
+
+def leaves(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration by their full keys."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def test_every_key_that_is_not_upstreams_is_in_the_configuration_table_with_its_default():
+    ours = yaml.safe_load((ROOT / "verl/trainer/config/knapsack_trainer.yaml").read_text())
+    del ours["defaults"], ours["hydra"]
+    with hydra.initialize_config_module("verl.upstream.trainer.config", version_base=None):
+        upstreams = leaves(OmegaConf.to_container(hydra.compose("ppo_trainer"), resolve=False))
+    added = {key: value for key, value in leaves(ours).items() if key not in upstreams}
+    assert {"exploration.n_up", "algorithm.adv_clip"} <= set(added) and "algorithm.adv_estimator" not in added
+    table = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]*)` \|", README, re.MULTILINE))
+    assert {key: yaml.safe_load(table.get(key, "not in the README")) for key in added} == added
 
 
 @pytest.mark.parametrize("pattern", [r"\]\(([^)#]+)\)", r'src="([^"]+)"'])
