@@ -22,11 +22,18 @@ from verl.trainer.main_ppo import _runtime_env, create_rl_sampler
         ("exploration.n_upp=64", "error: exploration.n_upp is not a known key: did you mean exploration.n_up?"),
         ("exploration.n_low=many", "error: exploration.n_low='many' is not accepted: expected a number (default 2)."),
         ("data.train_files=missing.parquet", "error: data.train_files=missing.parquet does not exist"),
+        ("actor_rollout_ref.model.path=/no/model", "error: actor_rollout_ref.model.path=/no/model does not exist"),
+        (
+            "exploration.total_budget=10",
+            "error: exploration.total_budget=10 is infeasible for 16 prompts a step with exploration.n_low=2 and "
+            "exploration.n_up=16: expected 32 to 256.\n",
+        ),
+        ("trainer.device=cuda", "error: trainer.device='cuda' needs a GPU and this machine has none"),
     ],
 )
 def test_bad_input_ends_in_one_line_before_ray_starts(tiny_overrides, repository, tmp_path, override, said):
-    # Ray would have to put its session's files here.
-    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray")}
+    # Ray would have to put its session's files here; a GPU that is here does not count, nor does somebody's cluster.
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray"), "CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": ""}
     process = subprocess.run(
         [sys.executable, "-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), override],
         capture_output=True,
