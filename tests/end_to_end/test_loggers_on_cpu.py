@@ -1,4 +1,4 @@
-"""What a real run leaves with wandb, offline, and with TensorBoard; and that the dashboard shows nothing else."""
+"""What a real run leaves on the console, with wandb (offline) and TensorBoard; the dashboard shows nothing else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from training_process import TrainingProcess
 from wandb.proto import wandb_internal_pb2
 from wandb.sdk.internal.datastore import DataStore
 
@@ -18,6 +19,12 @@ from verl.trainer.ppo.exploration_metrics import METRICS
 from verl.utils.metrics_file import read_metrics
 
 pytestmark = pytest.mark.end_to_end
+
+# What a run says on its console: where Ray's prefix names the trainer, and nobody else.
+TRAINER_PREFIX = r"\x1b\[\d+m\(TaskRunner pid=\d+\)\x1b\[0m "
+PROGRESS = r"Training Progress: +\d+%\|[^|]*\| \d+/\d+ \[.*\]"
+STEP_METRICS = r"step:\d+( - [^\s:]+:(-?\d+(\.\d*)?(e[+-]\d+)?|nan))+"
+LOGGERS_OWN_LINES = (r"wandb:.*", r"Saving tensorboard log to .*\.")
 
 CHARTS = {"allocation/budgets": "histogram", "allocation/budgets_by_success_rate": "image-file"}
 STEPS, CHARTS_EVERY = 7, 3
@@ -66,11 +73,11 @@ def panel_metrics(panel: dict[str, Any], logged: set[str]) -> list[str]:
 
 
 @pytest.fixture
-def logged_run(train, few_prompts, tmp_path, monkeypatch) -> Path:
+def logged_run(train, few_prompts, tmp_path, monkeypatch) -> TrainingProcess:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path / "tensorboard"))
-    run = train(
+    return train(
         tmp_path / "run",
         "trainer.logger=[console,wandb,tensorboard]",
         f"exploration.log_histogram_every={CHARTS_EVERY}",
@@ -78,12 +85,26 @@ def logged_run(train, few_prompts, tmp_path, monkeypatch) -> Path:
         "trainer.test_freq=4",
         few_prompts,
     )
-    assert f"step:{STEPS} - " in run.log
-    return run.run_folder
+
+
+def console_lines(log: str) -> list[str]:
+    """What a log shows line by line, without the prefix of the trainer's lines."""
+    return [line for line in (re.sub(TRAINER_PREFIX, "", part).strip() for part in re.split(r"[\r\n]", log)) if line]
+
+
+def check_console(log: str) -> None:
+    """The console shows progress and every step's metrics once, and no library's chatter."""
+    lines = console_lines(log)
+    readable = re.compile("|".join((PROGRESS, STEP_METRICS, *LOGGERS_OWN_LINES)))
+    assert [line for line in lines if not readable.fullmatch(line)] == []
+    steps = [int(re.match(r"step:(\d+) ", line)[1]) for line in lines if line.startswith("step:")]
+    assert steps == list(range(1, STEPS + 1))
+    assert any(f" {STEPS}/{STEPS} " in line for line in lines if line.startswith("Training Progress: 100%"))
 
 
 def test_loggers_hold_every_metric_of_every_step_and_the_dashboard_has_no_empty_panel(logged_run, tmp_path):
-    metrics = {record.pop("step"): record for record in read_metrics(logged_run)}
+    check_console(logged_run.log)
+    metrics = {record.pop("step"): record for record in read_metrics(logged_run.run_folder)}
     assert sorted(metrics) == list(range(1, STEPS + 1))
 
     offline = read_offline_run(tmp_path)
