@@ -21,6 +21,7 @@ from verl.utils.checkpoint_state import whole_checkpoints
 from verl.utils.metrics_file import read_metrics
 
 N_LOW, N_UP = 2, 16
+REWARD_MODEL = ("reward_model.enable=true", "reward_model.micro_batch_size_per_gpu=8")
 
 
 def history_of(run_folder: Path) -> pd.DataFrame:
@@ -66,9 +67,7 @@ def test_successes_are_counted_by_acc_or_else_by_the_score_above_the_threshold(
 
 
 def test_the_scores_of_a_reward_model_are_what_is_trained_on(run_steps):
-    workers, run_folder = run_steps(
-        2, "reward_model.enable=true", "reward_model.micro_batch_size_per_gpu=8", succeeds=half_of_the_copies
-    )
+    workers, run_folder = run_steps(2, *REWARD_MODEL, succeeds=half_of_the_copies)
     history = history_of(run_folder)
     for number, batch in enumerate(workers.updates, start=1):
         assert torch.equal(batch.batch["token_level_scores"], batch.batch["rm_scores"])
@@ -142,9 +141,10 @@ def read_lines(file: Path) -> pd.DataFrame:
     return pd.DataFrame([json.loads(line) for line in file.read_text().splitlines()])
 
 
-def test_every_rollout_of_a_step_is_dumped_with_its_score(run_steps, tmp_path):
+@pytest.mark.parametrize("rewards", [(), REWARD_MODEL], ids=["with a score of its own", "a tensor only"])
+def test_every_rollout_of_a_step_is_dumped_with_its_score(run_steps, tmp_path, rewards):
     folder = tmp_path / "rollouts"
-    workers, _ = run_steps(4, f"trainer.rollout_data_dir={folder}")
+    workers, _ = run_steps(4, f"trainer.rollout_data_dir={folder}", *rewards)
     assert sorted(file.name for file in folder.iterdir()) == ["1.jsonl", "2.jsonl", "3.jsonl", "4.jsonl"]
     for number, batch in enumerate(workers.updates, start=1):
         dumped, rows = read_lines(folder / f"{number}.jsonl"), rows_of(batch)
