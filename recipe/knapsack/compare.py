@@ -11,27 +11,37 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+import psutil
 from tqdm import tqdm
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from recipe.knapsack.run_data import Run, load_run, summarize  # noqa: E402
 from recipe.knapsack.tiny_runs import ROLLOUTS_PER_STEP, TinyRun  # noqa: E402
 from recipe.knapsack.warm_start import WarmStartSettings, make_warm_start  # noqa: E402
 
 BASELINE = "GRPO, N = 8"
+KNAPSACK = "Knapsack-GRPO"
 FINISHED = "finished.json"
 _POLL_SECONDS = 1.0
+_MEMORY_OF_A_RUN = 3 * 2**30  # bytes, of all its Ray processes
+_CPUS_OF_A_RUN = 2
+_TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class Variant:
         name: what the table calls it.
         folder: where its runs go.
         overrides: Hydra overrides.
-        group: ``main`` rows run with every seed, ``ablation`` rows with ``--ablation-seeds``.
+        group: ``main`` rows run with every seed, ``ablation`` and ``rollouts`` (figure 9) rows with
+            ``--ablation-seeds``.
         rollouts_per_step: rollouts that a step generates at least; all methods but figure 9's spend equal rollouts.
     """
 
@@ -60,7 +71,7 @@ _HOMOGENEOUS = ("exploration.allocator=homogeneous",)
 
 VARIANTS = (
     Variant(BASELINE, "grpo", _HOMOGENEOUS, "main"),
-    Variant("Knapsack-GRPO", "knapsack", (), "main"),
+    Variant(KNAPSACK, "knapsack", (), "main"),
     Variant("knapsack, beta estimates", "beta", _BETA, "main"),
     Variant("knapsack, expected value", "expected", (*_BETA, "exploration.value=expected"), "main"),
     Variant("dynamic sampling, equal rollouts", "dynamic", (*_HOMOGENEOUS, *_DYNAMIC), "main"),
@@ -70,8 +81,8 @@ VARIANTS = (
     Variant("knapsack, n_low = 4", "n_low_4", ("exploration.n_low=4",)),
     Variant("knapsack, n_up = 16", "n_up_16", ("exploration.n_up=16",)),
     Variant("knapsack, n_up = 32", "n_up_32", ("exploration.n_up=32",)),
-    Variant("GRPO, N = 4", "grpo_4", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=4"), rollouts_per_step=512),
-    Variant("GRPO, N = 16", "grpo_16", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=16"), rollouts_per_step=2048),
+    Variant("GRPO, N = 4", "grpo_4", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=4"), "rollouts", 512),
+    Variant("GRPO, N = 16", "grpo_16", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=16"), "rollouts", 2048),
 )
 
 
@@ -100,6 +111,8 @@ class Job:
         if progress.rollouts >= self.rollouts:
             if progress.step >= self.steps:
                 self.run.process.wait()
+                if self.run.failure():
+                    return self.rollouts  # its last checkpoint or history may be missing: not finished
             self.run.stop()
             (self.run.run_folder / FINISHED).write_text(json.dumps({"rollouts": progress.rollouts}))
         return min(progress.rollouts, self.rollouts)
@@ -109,10 +122,10 @@ def make_jobs(output: Path, variants: Sequence[Variant], seeds: int, ablation_se
     """Return all runs: the main rows seed by seed, then the others, so that an interrupted comparison is of use."""
     in_turn = [
         (variant, seed)
-        for group, group_seeds in (("main", seeds), ("ablation", ablation_seeds))
+        for is_main, group_seeds in ((True, seeds), (False, ablation_seeds))
         for seed in range(group_seeds)
         for variant in variants
-        if variant.group == group
+        if (variant.group == "main") == is_main
     ]
     jobs = []
     for variant, seed in in_turn:
@@ -142,12 +155,14 @@ def run_jobs(jobs: list[Job], parallel: int) -> None:
             while waiting and len(running) < parallel:
                 job = waiting.pop(0)
                 make_warm_start(job.run.warm_start, WarmStartSettings(seed=job.seed), show_progress=False)
+                running.append(job)  # before it starts: what is listed here is stopped, come what may
                 job.run.start()
-                running.append(job)
             time.sleep(_POLL_SECONDS)
+            # Before their progress is read: a run that reaches its end and exits after that has not ended early.
+            had_ended = [not job.run.is_running for job in running]
             reached = [job.poll() for job in running]
-            for job in running:
-                if not job.run.is_running and not job.is_finished:
+            for job, ended in zip(running, had_ended, strict=True):
+                if ended and not job.is_finished:
                     sys.exit(job.run.failure() or f"error: {job.run.run_folder} ended early")
             done += sum(job.rollouts for job in running if job.is_finished)
             bar.n = done + sum(rollouts for job, rollouts in zip(running, reached) if not job.is_finished)
@@ -266,31 +281,130 @@ def _rollouts_to_match(by_seed: dict[int, Outcome], baseline: dict[int, Outcome]
     return f"{np.median(reached):.0%} of GRPO's ({len(reached)} of {len(spent)} reached it)"
 
 
+# How a row's curve looks, in colour and without it: the main rows in turn, the others from the third, for the baseline
+# keeps the first.
+_STYLES = (
+    ("tab:orange", "--", "s"),
+    ("tab:blue", "-", "o"),
+    ("tab:green", "-.", "^"),
+    ("black", ":", "D"),
+    ("tab:red", (0, (5, 1, 1, 1, 1, 1)), "v"),
+    ("tab:purple", (0, (1, 3)), "P"),
+)
+_SEED_MARKERS = "os^DvP<>"
+
+
 def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None:
-    """Draw held-out accuracy against rollouts, mean over seeds and each seed, for the main rows."""
-    styles = [
-        ("tab:orange", "--"),
-        ("tab:blue", "-"),
-        ("tab:green", "-."),
-        ("black", ":"),
-        ("tab:red", (0, (5, 1, 1, 1, 1, 1))),
-        ("tab:purple", (0, (1, 3))),
-    ]
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.6), layout="constrained")
-    main = [variant.name for variant in variants if variant.group == "main" and variant.name in outcomes]
-    for name, (color, line) in zip(main, styles):
-        curves = [run.accuracy_curve for run in outcomes[name].values()]
-        for curve in curves:
-            axes.plot(curve[:, 0] / 1000, curve[:, 1], color=color, linestyle=line, linewidth=0.7, alpha=0.35)
-        rollouts = np.linspace(0, min(curve[-1, 0] for curve in curves), 100)
-        mean = np.mean([np.interp(rollouts, curve[:, 0], curve[:, 1]) for curve in curves], axis=0)
-        axes.plot(rollouts / 1000, mean, color=color, linestyle=line, linewidth=2.2, label=name)
-    axes.set(xlabel="cumulative rollouts (thousands)", ylabel="held-out accuracy (avg@4)")
-    axes.set_title("Thick: mean over seeds; thin: each seed", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    """Draw the main rows and those of figure 9 as held-out accuracy against rollouts, the ablations as points.
+
+    A panel is there if a row of its own is finished. The main rows are shown beside the others with their seeds only,
+    for a seed is a task of its own.
+    """
+    all_rows = {group: [variant.name for variant in variants if variant.group == group] for group in _TITLES}
+    names = {group: [name for name in rows if name in outcomes] for group, rows in all_rows.items()}
+    shown = [group for group in _TITLES if names[group]]
+    lower = [group for group in shown if group != "main"]
+    layout = [["main"] * max(len(lower), 1)] * ("main" in shown) + [lower] * bool(lower)
+    figure, panels = pyplot.subplot_mosaic(layout, figsize=(10.5, 4.3 * len(layout)), layout="constrained")
+    positions = {name: position for position, name in enumerate(all_rows["main"])}
+    positions |= {name: position for position, name in enumerate(all_rows["rollouts"], 2)}
+    for group, axes in panels.items():
+        axes.set_title(_TITLES[group], loc="left", fontsize=10)
+        axes.grid(alpha=0.3)
+    if "main" in shown:
+        _draw_curves(panels["main"], {name: outcomes[name] for name in names["main"]}, positions)
+    if "ablation" in shown:
+        _draw_points(panels["ablation"], _beside(outcomes, (BASELINE, KNAPSACK), names["ablation"]))
+    if "rollouts" in shown:
+        rows = _beside(outcomes, (BASELINE,), names["rollouts"])
+        rollouts_per_step = {variant.name: variant.rollouts_per_step for variant in variants}
+        rows = dict(sorted(rows.items(), key=lambda row: rollouts_per_step[row[0]]))
+        _draw_curves(panels["rollouts"], rows, positions)
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
+
+
+_TITLES = {
+    "main": "Methods with equal rollouts (thick: mean over seeds; thin: each seed)",
+    "ablation": "Ablations (points: seeds; bars: means)",
+    "rollouts": "GRPO with N rollouts per prompt, equal steps",
+}
+
+
+def _beside(outcomes: Outcomes, main: Sequence[str], names: Sequence[str]) -> Outcomes:
+    """Return the ``main`` rows, with those seeds only that one of the rows ``names`` has, and these rows."""
+    seeds = {seed for name in names for seed in outcomes[name]}
+    rows = {name: {seed: run for seed, run in outcomes.get(name, {}).items() if seed in seeds} for name in main}
+    return {name: by_seed for name, by_seed in rows.items() if by_seed} | {name: outcomes[name] for name in names}
+
+
+def _draw_curves(axes: Axes, outcomes: Outcomes, positions: dict[str, int]) -> None:
+    """Draw held-out accuracy against rollouts: the mean over the seeds, and each of them if there is more than one.
+
+    ``positions`` in `_STYLES` by row.
+    """
+    for name, by_seed in outcomes.items():
+        position = positions[name] % len(_STYLES)
+        color, line, marker = _STYLES[position]
+        curves = [run.accuracy_curve for run in by_seed.values()]
+        for curve in curves if len(curves) > 1 else []:
+            axes.plot(curve[:, 0] / 1000, curve[:, 1], color=color, linestyle=line, linewidth=0.6, alpha=0.3)
+        rollouts = np.linspace(0, min(curve[-1, 0] for curve in curves), 101)
+        mean = np.mean([np.interp(rollouts, curve[:, 0], curve[:, 1]) for curve in curves], axis=0)
+        axes.plot(
+            rollouts / 1000,
+            mean,
+            color=color,
+            linestyle=line,
+            linewidth=2,
+            marker=marker,
+            markersize=6,
+            markevery=(3 * position, 20),  # so that the markers of two rows do not cover each other
+            label=f"{name} ({len(curves)} seed{'s' if len(curves) > 1 else ''})",
+        )
+    axes.set(xlabel="cumulative rollouts (thousands)", ylabel="held-out accuracy (avg@4)")
+    axes.legend(frameon=False, loc="lower right", handlelength=3.5, fontsize=9)
+
+
+def _draw_points(axes: Axes, outcomes: Outcomes) -> None:
+    """Draw the final accuracy of each row's seeds as points, their mean as a bar, and a line at Knapsack-GRPO's."""
+    seeds = sorted({seed for by_seed in outcomes.values() for seed in by_seed})
+    for row, by_seed in enumerate(outcomes.values()):
+        for seed, run in by_seed.items():
+            marker = _SEED_MARKERS[seed % len(_SEED_MARKERS)]
+            height = row + 0.5 * (seeds.index(seed) + 0.5 - len(seeds) / 2) / len(seeds)  # equal ones side by side
+            axes.plot(run.accuracy, height, marker, color="black", markerfacecolor="white", markersize=6)
+        mean = np.mean([run.accuracy for run in by_seed.values()])
+        axes.plot([mean], [row], "|", color="tab:blue", markersize=20, markeredgewidth=3, zorder=1.5)
+    if KNAPSACK in outcomes:
+        reference = np.mean([run.accuracy for run in outcomes[KNAPSACK].values()])
+        axes.axvline(reference, color="tab:blue", linestyle=":", linewidth=1.2, zorder=1)
+    axes.set_yticks(range(len(outcomes)), list(outcomes))
+    axes.set_ylim(len(outcomes) - 0.5, -0.5)
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xlabel("held-out accuracy at the end (avg@4)")
+    style = {"linestyle": "none", "color": "black", "markerfacecolor": "white"}
+    handles = [
+        Line2D([], [], marker=_SEED_MARKERS[seed % len(_SEED_MARKERS)], label=f"seed {seed}", **style) for seed in seeds
+    ]
+    axes.legend(handles=handles, frameon=False, fontsize=9, ncols=len(handles), loc="best")
+
+
+def runs_that_fit() -> int:
+    """Return how many runs the machine has CPUs and free memory for, at least one."""
+    by_memory = psutil.virtual_memory().available // _MEMORY_OF_A_RUN
+    return max(1, min((os.cpu_count() or 1) // _CPUS_OF_A_RUN, by_memory))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program as an interruption does: what is to be cleaned up is."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -300,15 +414,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=4, help="seeds of the main rows")
     parser.add_argument("--ablation-seeds", type=int, default=None, help="seeds of the other rows (default: 2 at most)")
     parser.add_argument("--steps", type=int, default=240, help="training steps of GRPO, whose rollouts the others get")
-    parser.add_argument("--parallel", type=int, default=max(1, (os.cpu_count() or 1) // 2), help="runs at a time")
+    parser.add_argument("--parallel", type=int, default=None, help="runs at a time (default: what fits the machine)")
     parser.add_argument("--only", nargs="*", default=None, help="folders of the rows to run (default: all)")
     parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
     options = parser.parse_args(arguments)
+    if options.parallel is not None and options.parallel < 1:
+        parser.error(f"--parallel is {options.parallel}: at least 1 run at a time")
     variants = [variant for variant in VARIANTS if options.only is None or variant.folder in options.only]
     ablation_seeds = min(options.seeds, 2) if options.ablation_seeds is None else options.ablation_seeds
     output = options.output.absolute()
     if not options.show:
-        run_jobs(make_jobs(output, variants, options.seeds, ablation_seeds, options.steps), options.parallel)
+        with _ended_by_sigterm():
+            jobs = make_jobs(output, variants, options.seeds, ablation_seeds, options.steps)
+            run_jobs(jobs, options.parallel or runs_that_fit())
     # --only chooses what runs; its rows mean little without the baseline and the others that are finished.
     outcomes = read_outcomes(make_jobs(output, VARIANTS, options.seeds, ablation_seeds, options.steps))
     if not outcomes:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl.utils.metrics_file import FILE_NAME, read_metrics
+from verl.utils.metrics_file import read_metrics
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "knapsack_trainer" / "run_tiny_cpu.sh"
 ACCURACY = "val-core/knapsack_tiny_task/acc/mean@4"
@@ -71,12 +71,13 @@ class TinyRun:
             self.process.wait()
 
     def progress(self) -> Progress:
-        """Read how far the run has got."""
-        if not (self.run_folder / FILE_NAME).exists():
+        """Read how far the run has got, also while it writes; what it has not written yet has its default."""
+        try:
+            metrics = read_metrics(self.run_folder)
+        except FileNotFoundError:
             return Progress()
-        metrics = read_metrics(self.run_folder)
         accuracies = [record[ACCURACY] for record in metrics if ACCURACY in record]
-        trained = [record for record in metrics if EFFECTIVE_RATIO in record]
+        trained = [record for record in metrics if EFFECTIVE_RATIO in record and ROLLOUTS in record]
         return Progress(
             step=metrics[-1]["step"] if metrics else 0,
             rollouts=trained[-1][ROLLOUTS] if trained else 0,
