@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_the_version_decides(tmp_path, version, is_supported):
     stand_in = tmp_path / "python"
     stand_in.write_text(
         "#!/usr/bin/env bash\n"
-        f'[ "$1" = -c ] && exec python3 -c "import sys; sys.version_info = {(*version, 0)}; $2"\n'
+        f'[ "$1" = -c ] && exec {sys.executable} -c "import sys; sys.version_info = {(*version, 0)}; $2"\n'
         '[ "$1" = --version ] && echo "a stand-in" && exit\n'
         "exit 7\n"
     )
