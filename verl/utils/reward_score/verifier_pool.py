@@ -122,6 +122,10 @@ class VerifierPool:
         for worker in [worker for worker in self._workers if not worker.assigned and worker.has_message()]:
             self._drop(worker)
 
+    def _drop_workers_that_are_idle(self) -> None:
+        for worker in [worker for worker in self._workers if not worker.assigned]:
+            self._drop(worker)
+
     def _drop(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         worker.stop()
@@ -140,6 +144,8 @@ class VerifierPool:
             else:  # something outside may have ended the process or its child, so the pair gets a second chance
                 batch.suspects.add(worker.assigned[0])
                 batch.take_back(worker)
+                # What ended this one may be ending the others, and must not cost the pair its second chance.
+                self._drop_workers_that_are_idle()
 
     def _fail_first(self, worker: _Worker, batch: _Batch, hit_time_limit: bool) -> None:
         batch.verdicts[worker.assigned.popleft()] = False
