@@ -1,6 +1,6 @@
 """How close does each success-rate estimator come to an allocator that knows the true success rates?
 
-    python -m recipe.knapsack.simulate --picture images/clairvoyant_bound.png
+    python -m recipe.knapsack.simulate --picture images/simulation.png
 
 No language model: a population of prompts at the paper's scale (17,917 prompts, 256 per step, 8 rollouts each on
 average) whose true success rates drift as training proceeds. The real task status and the real allocator see only
