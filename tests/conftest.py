@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 # Tests run beside each other's Ray workers on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,9 +21,11 @@ SCRIPT = SCRIPTS / "run_tiny_cpu.sh"
 
 @pytest.fixture(scope="session")
 def warm_start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny task's model and data, pre-trained for a few steps only."""
-    folder = tmp_path_factory.mktemp("warm_start")
-    make_warm_start(folder, WarmStartSettings(steps=120), show_progress=False)
+    """A folder with the tiny task's model and data, pre-trained for a few steps only; made once for all processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "warm_start"
+    with FileLock(f"{folder}.lock"):
+        make_warm_start(folder, WarmStartSettings(steps=120), show_progress=False)
     return folder
 
 

@@ -97,6 +97,21 @@ def test_dynamic_sampling_keeps_the_rollouts_with_a_gradient(run_steps):
     assert (rows.groupby("uid")["score"].nunique() == 2).all()
 
 
+def test_dynamic_sampling_alone_counts_every_rollout_and_reports_the_scores_of_all(run_steps):
+    workers, run_folder = run_steps(
+        3, "exploration.allocator=homogeneous", "exploration.dynamic_sampling.enable=true", "trainer.total_epochs=9"
+    )
+    history = read_history(run_folder / "history").to_pandas().groupby("step")[["budget", "successes"]].sum()
+    assert {len(batch) for batch in workers.updates} == {TOTAL_BUDGET}
+    for metrics in read_metrics(run_folder):
+        explored = history.loc[metrics["step"]]
+        assert explored["budget"] == metrics["training/num_generations"] * TOTAL_BUDGET
+        assert metrics["critic/score/mean"] == pytest.approx(explored["successes"] / explored["budget"])
+        assert metrics["critic/rewards/mean"] == metrics["critic/score/mean"]
+    assert read_metrics(run_folder)[-1]["training/cumulative_rollouts"] == history["budget"].sum()
+    assert history["budget"].max() > TOTAL_BUDGET
+
+
 def test_dynamic_sampling_leaves_no_rollout_without_its_group(run_steps):
     workers, _ = run_steps(4, "exploration.dynamic_sampling.enable=true", "trainer.total_epochs=9")
     for batch in workers.updates:
