@@ -71,6 +71,8 @@ _LETTER = re.compile(r"\(([A-Za-z])\)")
 _DIGIT_GAP = re.compile(r"[\d,]\s+\d")
 _COLLECTION = re.compile(r"(\(|\[|\\\{|)([^()\[\]]*?)(\)|\]|\\\}|)")
 _BRACKETS = {("", ""), (r"\{", r"\}"), *((opening, closing) for opening in "([" for closing in ")]")}
+_INTERVAL = re.compile(r"([(\[])([^()\[\],]+,[^()\[\],]+)([)\]])")
+_INFINITY = re.compile(r"inf|oo")
 _IN_BASE = re.compile(r"[0-9A-F]+_(?:\d|\{\d+\})")
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,60})"
@@ -143,6 +145,8 @@ def quick_verdict(answer: str, ground_truth: str) -> bool | None:
 
     >>> quick_verdict("0.5", r"\frac{1}{2}"), quick_verdict("7", "8"), quick_verdict("x^2-1", "(x-1)(x+1)")
     (True, False, None)
+    >>> quick_verdict(r"[0, 2\pi]", r"[0,2\pi)"), quick_verdict(r"[-\infty, \pi]", r"(-\infty, \pi]")
+    (False, None)
     """
     if not answer or not ground_truth:
         return False
@@ -163,6 +167,8 @@ def quick_verdict(answer: str, ground_truth: str) -> bool | None:
     collection, true_collection = parse_collection(answer), parse_collection(ground_truth)
     if collection and true_collection:
         return _equal_collections(collection, true_collection)
+    if _differ_in_brackets_alone(answer, ground_truth):
+        return False
     if (number and _is_words(ground_truth, longest=4)) or (true_number and _is_words(answer, longest=4)):
         return False
     return None
@@ -229,6 +235,18 @@ def _equal_collections(collection: Collection, truth: Collection) -> bool | None
         elements.sort(key=lambda number: number.value)
         truths.sort(key=lambda number: number.value)
     return all(map(_equal_numbers, elements, truths))
+
+
+def _differ_in_brackets_alone(answer: str, ground_truth: str) -> bool:
+    r"""Whether both are intervals from the same start to the same end, but not the same ends belong to both.
+
+    At an infinite end the bracket does not matter: [-\infty, 3] is (-\infty, 3].
+    """
+    interval, true_interval = _INTERVAL.fullmatch(answer), _INTERVAL.fullmatch(ground_truth)
+    if interval is None or true_interval is None or _INFINITY.search(ground_truth):
+        return False
+    same_ends = "".join(interval.group(2).split()) == "".join(true_interval.group(2).split())
+    return same_ends and interval.group(1, 3) != true_interval.group(1, 3)
 
 
 def _value_of(parts: dict[str, str | None]) -> Fraction:
