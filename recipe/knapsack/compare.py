@@ -105,6 +105,10 @@ class Job:
         """Whether the run has reached its end, now or in an earlier session."""
         return (self.run.run_folder / FINISHED).exists()
 
+    def rollouts_so_far(self) -> int:
+        """The rollouts that the run has taken, now or in an earlier session, up to where it ends."""
+        return self.rollouts if self.is_finished else min(self.run.progress().rollouts, self.rollouts)
+
     def poll(self) -> int:
         """Note how far the run has got, end it at its rollouts, and return the rollouts."""
         progress = self.run.progress()
@@ -147,9 +151,10 @@ def run_jobs(jobs: list[Job], parallel: int) -> None:
         SystemExit: a run failed; the end of its log is shown.
     """
     waiting = [job for job in jobs if not job.is_finished]
-    done = sum(job.rollouts for job in jobs if job.is_finished)
     running: list[Job] = []
-    bar = tqdm(total=sum(job.rollouts for job in jobs), initial=done, unit="rollout", unit_scale=True, smoothing=0.05)
+    rollouts = {job.run.run_folder: job.rollouts_so_far() for job in jobs}
+    all_rollouts = sum(job.rollouts for job in jobs)
+    bar = tqdm(total=all_rollouts, initial=sum(rollouts.values()), unit="rollout", unit_scale=True, smoothing=0.05)
     try:
         while waiting or running:
             while waiting and len(running) < parallel:
@@ -160,12 +165,11 @@ def run_jobs(jobs: list[Job], parallel: int) -> None:
             time.sleep(_POLL_SECONDS)
             # Before their progress is read: a run that reaches its end and exits after that has not ended early.
             had_ended = [not job.run.is_running for job in running]
-            reached = [job.poll() for job in running]
+            rollouts.update({job.run.run_folder: job.poll() for job in running})
             for job, ended in zip(running, had_ended, strict=True):
                 if ended and not job.is_finished:
                     sys.exit(job.run.failure() or f"error: {job.run.run_folder} ended early")
-            done += sum(job.rollouts for job in running if job.is_finished)
-            bar.n = done + sum(rollouts for job, rollouts in zip(running, reached) if not job.is_finished)
+            bar.n = sum(rollouts.values())
             running = [job for job in running if not job.is_finished]
             names = ", ".join(f"{job.variant.folder}/{job.seed}" for job in running)
             bar.set_description_str(f"{len(waiting)} waiting, running {names}")

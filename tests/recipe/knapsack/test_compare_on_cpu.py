@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from synthetic_run import SyntheticRun, build_run
+from tqdm import tqdm
 
 from recipe.knapsack import compare
 from recipe.knapsack.compare import (
@@ -115,7 +116,8 @@ class FakeRun:
             self.world.stopped.append(self.name)
 
     def progress(self) -> Progress:
-        self.world.on_poll(self)
+        if self.is_running:
+            self.world.on_poll(self)
         path = self.run_folder / "rollouts"
         rollouts = int(path.read_text()) if path.exists() else 0
         if self.is_running:
@@ -207,6 +209,22 @@ def test_an_interrupted_comparison_stops_its_runs_and_continues_with_the_unfinis
     world.forget()
     run_jobs(jobs_in(tmp_path, *names), parallel=2)
     assert world.started == []
+
+
+def test_progress_starts_from_what_interrupted_runs_have_done(tmp_path, world, monkeypatch):
+    jobs = jobs_in(tmp_path, "grpo", seeds=1)
+    jobs[0].run.run_folder.mkdir(parents=True)
+    (jobs[0].run.run_folder / "rollouts").write_text(str(ROLLOUTS_PER_STEP))
+    shown = []
+
+    def bar(**settings):
+        shown.append((settings["initial"], settings["total"]))
+        return tqdm(**settings, disable=True)
+
+    monkeypatch.setattr(compare, "tqdm", bar)
+    run_jobs(jobs, parallel=1)
+    run_jobs(jobs, parallel=1)
+    assert shown == [(ROLLOUTS_PER_STEP, STEPS * ROLLOUTS_PER_STEP), (STEPS * ROLLOUTS_PER_STEP,) * 2]
 
 
 def test_no_more_runs_at_a_time_than_allowed(tmp_path, world):
