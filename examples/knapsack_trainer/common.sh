@@ -18,8 +18,8 @@
 #   NNODES           machines                                                                  (default: 1)
 #   NGPUS_PER_NODE   GPUs in each                                                              (default: 8)
 #   DRY_RUN=1        check and plan, do not train; GPU_MEMORY_GB (default 80) is what the plan compares with
-#   PYTHON           the Python to use    (default: python3 of an activated environment, else .venv/bin/python if it
-#                    is there, else python3)
+#   PYTHON           the Python to use    (default: the first with the requirements of python3, if an environment is
+#                    activated, .venv/bin/python and python3)
 #
 # On several machines: start a Ray cluster (`ray start --head --dashboard-host=0.0.0.0` on one, `ray start
 # --address=HEAD:6379` on the others), put data, models and results where all of them see them under the same path,
@@ -36,10 +36,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-# On a machine where `make quickstart` was run, .venv is there and has no vLLM: an activated environment goes first.
-PYTHON=${PYTHON:-$(
-    [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x .venv/bin/python ] && echo .venv/bin/python || echo python3
-)}
 NNODES=${NNODES:-1}
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
 
@@ -53,15 +49,32 @@ folder_from_environment() {
     realpath -m "${!variable:-$default}"
 }
 
-# End in one line where $PYTHON lacks what training and the dry run need; nothing of it is imported.
-require_installed() {
-    local is_installed='import sys; from importlib.util import find_spec as find
-sys.exit(not all(map(find, ("hydra", "ray", "torch"))))'
-    if ! "$PYTHON" -c "$is_installed" >/dev/null 2>&1; then
-        echo "error: $PYTHON lacks the requirements: pip install -r requirements-vllm.txt (GPUs), or run make" \
+# Whether the Python $1 has what training and the dry run need; nothing of it is imported.
+has_requirements() {
+    "$1" -c 'import sys; from importlib.util import find_spec as find
+sys.exit(not all(map(find, ("hydra", "ray", "torch"))))' >/dev/null 2>&1
+}
+
+# Print $PYTHON, or the first Python with the requirements. An activated environment goes before .venv, which has no
+# vLLM where `make quickstart` made it; conda's base, which activates itself, may hold none of the requirements.
+find_python() {
+    local candidate candidates=(.venv/bin/python python3)
+    [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || candidates=(python3 .venv/bin/python)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        if has_requirements "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    candidate=${PYTHON:-python3}
+    if ! command -v "$candidate" >/dev/null; then
+        echo "error: there is no $candidate; name a Python with PYTHON=/path/to/python" >&2
+    else
+        echo "error: $candidate lacks the requirements: pip install -r requirements-vllm.txt (GPUs), or run make" \
             "quickstart (laptop)" >&2
-        exit 2
     fi
+    exit 2
 }
 
 # Train the model $1 (its name on the Hugging Face hub) with the paper's settings and the overrides that follow.
@@ -73,7 +86,7 @@ train_on_dapo_math() {
     model_home=$(folder_from_environment RAY_MODEL_HOME models)
     save_home=$(folder_from_environment RAY_SAVE_HOME runs)
 
-    require_installed
+    PYTHON=$(find_python)
     local entry_point=verl.trainer.main_ppo
     if [ "${DRY_RUN:-0}" != 0 ]; then entry_point=recipe.knapsack.step_plan; fi
 

@@ -183,20 +183,23 @@ def test_several_machines_need_folders_that_all_of_them_see(unset):
 
 
 @pytest.mark.parametrize(
-    ("activated", "has_own", "expected"),
+    ("activated", "with_requirements", "expected"),
     [
-        ({"VIRTUAL_ENV": "/elsewhere"}, True, "bin/python3"),
-        ({"CONDA_PREFIX": "/elsewhere"}, True, "bin/python3"),
-        ({}, True, ".venv/bin/python"),
-        ({}, False, "bin/python3"),
+        ({"VIRTUAL_ENV": "/elsewhere"}, ["bin/python3", ".venv/bin/python"], "bin/python3"),
+        ({"CONDA_PREFIX": "/elsewhere"}, ["bin/python3", ".venv/bin/python"], "bin/python3"),
+        ({"CONDA_PREFIX": "/conda/base"}, [".venv/bin/python"], ".venv/bin/python"),
+        ({}, ["bin/python3", ".venv/bin/python"], ".venv/bin/python"),
+        ({}, ["bin/python3"], "bin/python3"),
     ],
 )
-def test_an_activated_environment_goes_before_the_one_of_the_quickstart(tmp_path, activated, has_own, expected):
+def test_an_activated_environment_goes_before_the_one_of_the_quickstart(
+    tmp_path, activated, with_requirements, expected
+):
     scripts = shutil.copytree(FOLDER, tmp_path / "examples" / "knapsack_trainer")
-    pythons = [tmp_path / "bin" / "python3", *([tmp_path / ".venv" / "bin" / "python"] if has_own else [])]
-    for python in pythons:
+    for name in ("bin/python3", ".venv/bin/python"):
+        python = tmp_path / name
         python.parent.mkdir(parents=True)
-        python.write_text('#!/bin/sh\necho "$0"\n')
+        python.write_text('#!/bin/sh\necho "$0"\n' if name in with_requirements else "#!/bin/sh\nexit 1\n")
         python.chmod(0o755)
     result = subprocess.run(
         ["bash", str(scripts / "run_knapsack_grpo_7b.sh")],
@@ -206,6 +209,12 @@ def test_an_activated_environment_goes_before_the_one_of_the_quickstart(tmp_path
         check=True,
     )
     assert Path(result.stdout.strip()).relative_to(tmp_path) == Path(expected)
+
+
+def test_a_python_that_is_not_there_is_named():
+    result = run("run_knapsack_grpo_7b.sh", PYTHON="/nowhere/python")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: there is no /nowhere/python; name a Python with PYTHON=/path/to/python\n"
 
 
 @pytest.mark.parametrize("dry_run", ["0", "1"])
