@@ -4,8 +4,9 @@
 
 No language model: a population of prompts at the paper's scale (17,917 prompts, 256 per step, 8 rollouts each on
 average) whose true success rates drift as training proceeds. The real task status and the real allocator see only
-sampled rollouts; the clairvoyant allocator sees the true rates. Since rates drift on their own, all allocators face the
-same batches and the same truth at every step.
+sampled rollouts; the clairvoyant allocator sees the true rates. Between them is one that sees sampled rollouts too but
+knows the population and its drift exactly: what it misses of the bound, no estimator can reach. Since rates drift on
+their own, all allocators face the same batches and the same truth at every step.
 
 Drift: logit p_i(t) = mean(t) + spread(t) z_i(t). Mean and spread are fitted so that 8 rollouts per prompt show the
 shares of all-failed and all-solved prompts that the paper reports (`PHASES`); z_i is standard normal and keeps the
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import fsolve
-from scipy.special import expit
+from scipy.special import expit, ndtr
 
 from verl.trainer.ppo.exploration_utils import (
     expected_effective_ratio,
@@ -35,6 +36,7 @@ from verl.trainer.ppo.exploration_utils import (
 from verl.trainer.ppo.task_status import TaskStatus
 
 ROLLOUTS_PER_PROMPT = 8
+N_LOW, N_UP = 2, 128
 
 # (training progress, share of all-failed prompts, share of all-solved prompts) at 8 rollouts per prompt.
 # Start: "near 95 %" all-failed (figure 2). 0.07 = step 70, the end of the early phase: the ratio passes 40 %. Middle:
@@ -88,7 +90,7 @@ class Population:
         self, num_prompts: int, num_steps: int, epoch_correlation: float, generator: np.random.Generator
     ) -> None:
         self._generator = generator
-        self._epoch_correlation = epoch_correlation
+        self.epoch_correlation = epoch_correlation
         self._num_steps = num_steps
         self._standing = generator.standard_normal(num_prompts)
         self._progress = [progress for progress, _, _ in PHASES]
@@ -96,15 +98,52 @@ class Population:
 
     def success_rates(self, step: int) -> np.ndarray:
         """(P,) true success rates at a step."""
+        return self.success_rates_of(self._standing, step)
+
+    def success_rates_of(self, standing: np.ndarray, step: int) -> np.ndarray:
+        """The success rates that prompts of the given standing z have at a step, in any shape."""
         progress = step / self._num_steps
         mean, spread = (np.interp(progress, self._progress, fitted) for fitted in self._fitted.T)
-        return expit(mean + spread * self._standing)
+        return expit(mean + spread * standing)
 
     def end_epoch(self) -> None:
         """Let every prompt drift relative to the others."""
         noise = self._generator.standard_normal(len(self._standing))
-        kept = self._epoch_correlation
+        kept = self.epoch_correlation
         self._standing = kept * self._standing + np.sqrt(1.0 - kept**2) * noise
+
+
+class StandingFilter:
+    """The exact posterior of every prompt's standing, given all its rollouts (a Bayes filter on a grid).
+
+    Args:
+        num_prompts: P.
+        epoch_correlation: see `Population`.
+
+    Attributes:
+        grid: (G,) standings.
+        weights: (P, G) posterior probability of each; the rows add up to 1.
+    """
+
+    def __init__(self, num_prompts: int, epoch_correlation: float) -> None:
+        self.grid = np.linspace(-5.0, 5.0, 201)
+        prior = np.exp(-(self.grid**2) / 2.0)
+        self.weights = np.tile(prior / prior.sum(), (num_prompts, 1))
+        edges = (self.grid[1:] + self.grid[:-1]) / 2.0
+        noise = max(np.sqrt(1.0 - epoch_correlation**2), 1e-9)  # 0 would divide by 0 where a standing meets an edge
+        below = ndtr((edges - epoch_correlation * self.grid[:, None]) / noise)
+        self._drift = np.diff(below, axis=1, prepend=0.0, append=1.0)
+
+    def end_epoch(self) -> None:
+        """Expect the drift of `Population.end_epoch`."""
+        self.weights = self.weights @ self._drift
+
+    def observe(self, prompts: np.ndarray, successes: np.ndarray, rollouts: np.ndarray, rates: np.ndarray) -> None:
+        """Condition on the successes of (M,) different prompts; ``rates`` (G,) are the success rates of the grid."""
+        p = np.clip(rates, 1e-12, 1.0 - 1e-12)
+        log_likelihood = successes[:, None] * np.log(p) + (rollouts - successes)[:, None] * np.log1p(-p)
+        posterior = self.weights[prompts] * np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+        self.weights[prompts] = posterior / posterior.sum(axis=1, keepdims=True)
 
 
 # --- The allocators ---------------------------------------------------------------------------------------------------
@@ -112,8 +151,9 @@ class Population:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step asks an allocator: M prompts by name, their hidden success rates, and when."""
+    """What a step asks an allocator: M prompts by number and name, their hidden success rates, and when."""
 
+    prompts: np.ndarray
     names: np.ndarray
     true_rates: np.ndarray
     epoch: int
@@ -139,7 +179,39 @@ class Clairvoyant(Homogeneous):
     name = "clairvoyant"
 
     def allocate(self, batch: Batch) -> np.ndarray:
-        return knapsack_allocate(batch.true_rates, batch.total_budget).budgets
+        return knapsack_allocate(batch.true_rates, batch.total_budget, N_LOW, N_UP).budgets
+
+
+class ExactPosterior:
+    """The knapsack for one who learns from rollouts and knows how the success rates are distributed and drift.
+
+    No budgets have a higher expected value in the step at hand, given the rollouts that it has seen.
+    """
+
+    name = "exact posterior"
+
+    def __init__(self, population: Population, num_prompts: int) -> None:
+        self._population = population
+        self._filter = StandingFilter(num_prompts, population.epoch_correlation)
+        self._epoch = 0
+
+    def allocate(self, batch: Batch) -> np.ndarray:
+        while self._epoch < batch.epoch:
+            self._filter.end_epoch()
+            self._epoch += 1
+        rates = self._population.success_rates_of(self._filter.grid, batch.step)
+        gains_by_standing = np.diff(grpo_value(np.arange(N_LOW, N_UP + 1)[:, None], rates), axis=0)
+        gains = self._filter.weights[batch.prompts] @ gains_by_standing.T
+        left = batch.total_budget - N_LOW * len(batch.prompts)
+        # The value is concave in the rollouts for every standing, so it is in the mean: the largest gains are the best.
+        largest = np.argsort(-gains, axis=None, kind="stable")[:left]
+        return N_LOW + np.bincount(largest // gains.shape[1], minlength=len(batch.prompts))
+
+    def observe(self, batch: Batch, budgets: np.ndarray, generator: np.random.Generator) -> None:
+        """Sample the rollouts and take in their outcomes."""
+        successes = generator.binomial(budgets, batch.true_rates)
+        rates = self._population.success_rates_of(self._filter.grid, batch.step)
+        self._filter.observe(batch.prompts, successes, budgets, rates)
 
 
 class Estimating:
@@ -155,11 +227,11 @@ class Estimating:
         if self._value == "expected":
             beliefs = self._status.beliefs(batch.names, epoch=batch.epoch)
             allocation = knapsack_allocate(
-                None, batch.total_budget, value="expected", fallback=self._fallback, beliefs=beliefs
+                None, batch.total_budget, N_LOW, N_UP, value="expected", fallback=self._fallback, beliefs=beliefs
             )
         else:
             rates = self._status.success_rates(batch.names, epoch=batch.epoch)
-            allocation = knapsack_allocate(rates, batch.total_budget, fallback=self._fallback)
+            allocation = knapsack_allocate(rates, batch.total_budget, N_LOW, N_UP, fallback=self._fallback)
         return allocation.budgets
 
     def observe(self, batch: Batch, budgets: np.ndarray, generator: np.random.Generator) -> None:
@@ -168,7 +240,7 @@ class Estimating:
         self._status.observe(np.repeat(batch.names, budgets), outcomes, epoch=batch.epoch, step=batch.step)
 
 
-def all_allocators(*, fallback: bool) -> list[Any]:
+def all_allocators(population: Population, num_prompts: int, *, fallback: bool) -> list[Any]:
     """The allocators that are compared, the bound last."""
     return [
         Homogeneous(),
@@ -176,6 +248,7 @@ def all_allocators(*, fallback: bool) -> list[Any]:
         Estimating("window", fallback=fallback, estimator="window"),
         Estimating("beta", fallback=fallback, estimator="beta"),
         Estimating("beta, expected value", value="expected", fallback=fallback, estimator="beta"),
+        ExactPosterior(population, num_prompts),
         Clairvoyant(),
     ]
 
@@ -227,11 +300,12 @@ def simulate(
         raise ValueError(f"batch_size={batch_size} is not possible with num_prompts={num_prompts}")
     if not 0.0 <= epoch_correlation <= 1.0:
         raise ValueError(f"epoch_correlation must lie in [0, 1], got {epoch_correlation}")
-    allocators = all_allocators(fallback=fallback)
-    drift, shuffle, *rollouts = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2 + len(allocators))
-    )
+    seeds = np.random.SeedSequence(seed)
+    drift, shuffle = map(np.random.default_rng, seeds.spawn(2))
     population = Population(num_prompts, num_steps, epoch_correlation, drift)
+    allocators = all_allocators(population, num_prompts, fallback=fallback)
+    rollouts = map(np.random.default_rng, seeds.spawn(len(allocators)))
+    allocators_and_generators = list(zip(allocators, rollouts, strict=True))
     names = np.array([f"prompt {i}" for i in range(num_prompts)])
     ratios, values = np.empty((2, len(allocators), num_steps))
     uniform = np.empty((2, num_steps))
@@ -244,8 +318,8 @@ def simulate(
         start = step % steps_per_epoch * batch_size
         chosen = order[start : start + batch_size]
         p = population.success_rates(step)[chosen]
-        batch = Batch(names[chosen], p, step // steps_per_epoch, step, ROLLOUTS_PER_PROMPT * batch_size)
-        for a, (allocator, generator) in enumerate(zip(allocators, rollouts, strict=True)):
+        batch = Batch(chosen, names[chosen], p, step // steps_per_epoch, step, ROLLOUTS_PER_PROMPT * batch_size)
+        for a, (allocator, generator) in enumerate(allocators_and_generators):
             budgets = allocator.allocate(batch)
             ratios[a, step] = expected_effective_ratio(budgets, success_rates=p)
             values[a, step] = grpo_value(budgets, p).sum()
@@ -286,6 +360,9 @@ def format_summary(summary: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+_LINE_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
+
+
 def plot_result(result: Result, path: Path) -> None:
     """Write a picture: the fitted phases, and each allocator's effective-gradient ratio, smoothed over 20 steps."""
     from matplotlib.figure import Figure
@@ -300,10 +377,9 @@ def plot_result(result: Result, path: Path) -> None:
     ):
         phases.plot(*_smooth(curve), style, label=label)
     phases.set_ylabel("share with 8 rollouts per prompt")
-    for name, curve, style in zip(result.names, result.ratios, ("-", "--", "-.", ":", (0, (5, 1)), "k-"), strict=True):
+    for name, curve, style in zip(result.names, result.ratios, _LINE_STYLES, strict=True):
         color = {"color": "black"} if name == "clairvoyant" else {}
-        line_style = "-" if name == "clairvoyant" else style
-        ratios.plot(*_smooth(curve), linestyle=line_style, label=name, **color)
+        ratios.plot(*_smooth(curve), linestyle=style, label=name, **color)
     ratios.set_ylabel("expected effective-gradient ratio")
     for axes in (phases, ratios):
         axes.set_xlabel("step")

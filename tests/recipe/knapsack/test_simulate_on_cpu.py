@@ -6,9 +6,18 @@ import json
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.special import expit
 
-from recipe.knapsack.simulate import PHASES, Population, fit_mean_and_spread, main, simulate, summarise
+from recipe.knapsack.simulate import (
+    PHASES,
+    Population,
+    StandingFilter,
+    fit_mean_and_spread,
+    main,
+    simulate,
+    summarise,
+)
 
 SMALL = {"num_prompts": 640, "batch_size": 64, "num_steps": 60}
 
@@ -47,6 +56,43 @@ def test_standing_keeps_its_spread_and_the_given_correlation():
     after = np.log(population.success_rates(5) / (1 - population.success_rates(5)))
     assert np.corrcoef(before, after)[0, 1] == pytest.approx(0.8, abs=0.01)
     assert np.std(after) == pytest.approx(np.std(before), rel=0.02)
+
+
+def test_the_filter_has_the_posterior_of_the_integrals():
+    """Oracle: logit p = -1 + 2 z with z standard normal, 3 of 10 rollouts right, numerical integration."""
+    standings = StandingFilter(2, 0.95)
+    rates = expit(-1.0 + 2.0 * standings.grid)
+    standings.observe(np.array([1]), np.array([3]), np.array([10]), rates)
+
+    def joint(z: float) -> float:
+        p = expit(-1.0 + 2.0 * z)
+        return p**3 * (1 - p) ** 7 * np.exp(-(z**2) / 2)
+
+    mean = quad(lambda z: z * joint(z), -8, 8)[0] / quad(joint, -8, 8)[0]
+    square = quad(lambda z: z**2 * joint(z), -8, 8)[0] / quad(joint, -8, 8)[0]
+    assert standings.weights[1] @ standings.grid == pytest.approx(mean, abs=1e-6)
+    assert standings.weights[1] @ standings.grid**2 == pytest.approx(square, abs=1e-6)
+    assert standings.weights[0] @ standings.grid == pytest.approx(0.0, abs=1e-9)  # nothing was observed of it
+
+    standings.end_epoch()
+    assert standings.weights.sum(axis=1) == pytest.approx(1.0)
+    assert standings.weights[1] @ standings.grid == pytest.approx(0.95 * mean, abs=1e-3)
+    assert standings.weights[1] @ standings.grid**2 == pytest.approx(0.95**2 * square + 1 - 0.95**2, abs=1e-3)
+
+
+def test_the_filter_expects_no_drift_where_there_is_none():
+    standings = StandingFilter(1, 1.0)
+    standings.observe(np.array([0]), np.array([2]), np.array([2]), expit(standings.grid))
+    before = standings.weights.copy()
+    standings.end_epoch()
+    np.testing.assert_allclose(standings.weights, before, atol=1e-12)
+
+
+def test_no_estimator_reaches_the_value_of_the_exact_posterior(result):
+    summary = summarise(result)
+    values = {name: summary[name]["value / clairvoyant"] for name in result.names}
+    assert values.pop("clairvoyant") == 1.0
+    assert max(values, key=values.get) == "exact posterior"
 
 
 def test_nobody_beats_the_value_of_the_clairvoyant_allocator_at_any_step(result):
@@ -91,7 +137,7 @@ def test_command_line_can_switch_the_fallback_off(result, capsys):
         assert without[name]["ratio"] > usual[name]["ratio"]
         assert without[name]["value / clairvoyant"] < usual[name]["value / clairvoyant"]
     # The mean of a Beta belief is never 0, and the other two estimate nothing.
-    for name in ("homogeneous", "beta", "beta, expected value", "clairvoyant"):
+    for name in ("homogeneous", "beta", "beta, expected value", "exact posterior", "clairvoyant"):
         assert without[name] == usual[name]
 
 
