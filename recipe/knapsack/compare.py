@@ -55,6 +55,7 @@ class Variant:
         group: ``main`` rows run with every seed, ``ablation`` and ``rollouts`` (figure 9) rows with
             ``--ablation-seeds``.
         rollouts_per_step: rollouts that a step generates at least; all methods but figure 9's spend equal rollouts.
+        baseline: the row that this one's differences are against: GRPO, for figure 9 with as many rollouts.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Variant:
     overrides: tuple[str, ...]
     group: str = "ablation"
     rollouts_per_step: int = ROLLOUTS_PER_STEP
+    baseline: str = BASELINE
 
 
 _BETA = ("exploration.success_rate.estimator=beta",)
@@ -82,8 +84,18 @@ VARIANTS = (
     Variant("knapsack, n_up = 16", "n_up_16", ("exploration.n_up=16",)),
     Variant("knapsack, n_up = 32", "n_up_32", ("exploration.n_up=32",)),
     Variant("GRPO, N = 4", "grpo_4", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=4"), "rollouts", 512),
+    Variant("Knapsack-GRPO, N = 4", "knapsack_4", ("actor_rollout_ref.rollout.n=4",), "rollouts", 512, "GRPO, N = 4"),
     Variant("GRPO, N = 16", "grpo_16", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=16"), "rollouts", 2048),
+    Variant(
+        "Knapsack-GRPO, N = 16", "knapsack_16", ("actor_rollout_ref.rollout.n=16",), "rollouts", 2048, "GRPO, N = 16"
+    ),
 )
+
+
+_BY_ROLLOUTS_PER_PROMPT = {
+    "GRPO": {4: "GRPO, N = 4", 8: BASELINE, 16: "GRPO, N = 16"},
+    KNAPSACK: {4: "Knapsack-GRPO, N = 4", 8: KNAPSACK, 16: "Knapsack-GRPO, N = 16"},
+}
 
 
 @dataclass
@@ -230,6 +242,9 @@ def read_outcomes(jobs: list[Job]) -> Outcomes:
     return outcomes
 
 
+_BASELINE_OF = {variant.name: variant.baseline for variant in VARIANTS}
+
+
 def comparison_table(outcomes: Outcomes) -> str:
     """Return the table as Markdown: mean +- standard deviation over seeds, differences to GRPO paired by seed."""
     header = (
@@ -237,8 +252,8 @@ def comparison_table(outcomes: Outcomes) -> str:
         "largest budget | rollouts to reach GRPO's accuracy | minutes"
     )
     rows = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
-    baseline = outcomes.get(BASELINE, {})
     for name, by_seed in outcomes.items():
+        baseline = outcomes.get(_BASELINE_OF.get(name, BASELINE), {})
         runs = list(by_seed.values())
         cells = [
             name,
@@ -285,8 +300,7 @@ def _rollouts_to_match(by_seed: dict[int, Outcome], baseline: dict[int, Outcome]
     return f"{np.median(reached):.0%} of GRPO's ({len(reached)} of {len(spent)} reached it)"
 
 
-# How a row's curve looks, in colour and without it: the main rows in turn, the others from the third, for the baseline
-# keeps the first.
+# How a main row's curve looks, in colour and without it.
 _STYLES = (
     ("tab:orange", "--", "s"),
     ("tab:blue", "-", "o"),
@@ -299,7 +313,7 @@ _SEED_MARKERS = "os^DvP<>"
 
 
 def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None:
-    """Draw the main rows and those of figure 9 as held-out accuracy against rollouts, the ablations as points.
+    """Draw the main rows as held-out accuracy against rollouts, the ablations and figure 9 as points.
 
     A panel is there if a row of its own is finished. The main rows are shown beside the others with their seeds only,
     for a seed is a task of its own.
@@ -311,7 +325,6 @@ def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None
     layout = [["main"] * max(len(lower), 1)] * ("main" in shown) + [lower] * bool(lower)
     figure, panels = pyplot.subplot_mosaic(layout, figsize=(10.5, 4.3 * len(layout)), layout="constrained")
     positions = {name: position for position, name in enumerate(all_rows["main"])}
-    positions |= {name: position for position, name in enumerate(all_rows["rollouts"], 2)}
     for group, axes in panels.items():
         axes.set_title(_TITLES[group], loc="left", fontsize=10)
         axes.grid(alpha=0.3)
@@ -320,10 +333,7 @@ def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None
     if "ablation" in shown:
         _draw_points(panels["ablation"], _beside(outcomes, (BASELINE, KNAPSACK), names["ablation"]))
     if "rollouts" in shown:
-        rows = _beside(outcomes, (BASELINE,), names["rollouts"])
-        rollouts_per_step = {variant.name: variant.rollouts_per_step for variant in variants}
-        rows = dict(sorted(rows.items(), key=lambda row: rollouts_per_step[row[0]]))
-        _draw_curves(panels["rollouts"], rows, positions)
+        _draw_budgets(panels["rollouts"], _beside(outcomes, (BASELINE, KNAPSACK), names["rollouts"]))
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
 
@@ -331,7 +341,7 @@ def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None
 _TITLES = {
     "main": "Methods with equal rollouts (thick: mean over seeds; thin: each seed)",
     "ablation": "Ablations (points: seeds; bars: means)",
-    "rollouts": "GRPO with N rollouts per prompt, equal steps",
+    "rollouts": "N rollouts per prompt, equal steps (points: seeds; lines: means)",
 }
 
 
@@ -393,6 +403,27 @@ def _draw_points(axes: Axes, outcomes: Outcomes) -> None:
         Line2D([], [], marker=_SEED_MARKERS[seed % len(_SEED_MARKERS)], label=f"seed {seed}", **style) for seed in seeds
     ]
     axes.legend(handles=handles, frameon=False, fontsize=9, ncols=len(handles), loc="best")
+
+
+def _draw_budgets(axes: Axes, outcomes: Outcomes) -> None:
+    """Draw the final accuracy of GRPO and Knapsack-GRPO against the rollouts per prompt (paper, figure 9)."""
+    for position, (method, rows) in enumerate(_BY_ROLLOUTS_PER_PROMPT.items()):
+        color, line, marker = _STYLES[position]  # those of the methods' own panel
+        accuracies = {
+            n: [run.accuracy for run in outcomes[name].values()] for n, name in rows.items() if name in outcomes
+        }
+        for n, of_seeds in accuracies.items():
+            beside = [n * (0.97, 1.03)[position]] * len(of_seeds)  # the methods' points do not cover each other
+            axes.plot(beside, of_seeds, marker, color=color, markerfacecolor="white", markersize=5)
+        if accuracies:
+            means = list(map(np.mean, accuracies.values()))
+            axes.plot(list(accuracies), means, line, color=color, linewidth=2, marker=marker, label=method)
+    axes.set_xscale("log", base=2)
+    ticks = list(_BY_ROLLOUTS_PER_PROMPT[KNAPSACK])
+    axes.set_xticks(ticks, list(map(str, ticks)))
+    axes.minorticks_off()
+    axes.set(xlabel="rollouts per prompt, N", ylabel="held-out accuracy at the end (avg@4)")
+    axes.legend(frameon=False, loc="best", handlelength=3.5, fontsize=9)
 
 
 def runs_that_fit() -> int:

@@ -373,6 +373,26 @@ def test_the_cells_of_the_table():
     assert rows["another world"][2] == rows["another world"][6] == ""
 
 
+def test_with_other_numbers_of_rollouts_the_knapsack_is_compared_with_grpo_of_as_many():
+    outcomes = {
+        BASELINE: {0: outcome(0.70)},
+        "GRPO, N = 4": {0: outcome(0.60, end=500)},
+        "Knapsack-GRPO, N = 4": {0: outcome(0.65, [(250, 0.60)], end=500)},
+    }
+    rows = rows_of(comparison_table(outcomes))
+    assert rows["GRPO, N = 4"][2] == "-0.100 (0 of 1)"
+    assert rows["Knapsack-GRPO, N = 4"][2] == "+0.050 (1 of 1)"
+    assert rows["Knapsack-GRPO, N = 4"][6] == "50% of GRPO's (1 of 1 reached it)"
+
+
+def test_the_rows_of_figure_9_are_those_of_the_table():
+    shown = [name for rows in compare._BY_ROLLOUTS_PER_PROMPT.values() for name in rows.values()]
+    assert set(shown) == {BASELINE, KNAPSACK, *(variant.name for variant in VARIANTS if variant.group == "rollouts")}
+    for variant in VARIANTS:
+        if variant.group == "rollouts":
+            assert f"actor_rollout_ref.rollout.n={variant.rollouts_per_step // 128}" in variant.overrides
+
+
 @pytest.fixture
 def panels_of(monkeypatch, tmp_path):
     """Draw outcomes and return the panels by their titles."""
@@ -401,18 +421,20 @@ def test_the_picture_has_methods_ablations_and_numbers_of_rollouts(panels_of):
     outcomes["GRPO, N = 4"] = {0: outcome(0.5, end=500)}
     outcomes["GRPO, N = 16"] = {0: outcome(0.65, end=2000)}
     panels = panels_of(outcomes)
-    assert list(panels) == ["Methods", "Ablations", "GRPO"]
+    assert list(panels) == ["Methods", "Ablations", "N"]
     for axes in panels.values():
         assert axes.get_xlabel() and axes.get_legend() is not None
     methods = means(panels["Methods"])
     assert list(methods)[:2] == [f"{BASELINE} (3 seeds)", f"{KNAPSACK} (2 seeds)"] and len(methods) == 6
     np.testing.assert_allclose(methods[f"{BASELINE} (3 seeds)"].get_ydata()[[0, -1]], [0.4, 0.5])
-    # Only what has the same seeds is shown together.
-    rollouts = means(panels["GRPO"])
-    assert list(rollouts) == [f"GRPO, N = {count} (1 seed)" for count in (4, 8, 16)]
-    assert [line.get_ydata()[-1] for line in rollouts.values()] == pytest.approx([0.5, 0.6, 0.65])
-    assert [line.get_xdata()[-1] for line in rollouts.values()] == pytest.approx([0.5, 1.0, 2.0])
-    for lines in (methods, rollouts):  # without colour
+    by_rollouts = means(panels["N"])
+    assert list(by_rollouts) == ["GRPO", "Knapsack-GRPO"]
+    for line in by_rollouts.values():
+        assert line.get_xdata().tolist() == [4, 8, 16]
+    # GRPO with N = 8 has a third seed, which is not shown beside rows that lack it.
+    assert by_rollouts["GRPO"].get_ydata() == pytest.approx([0.5, 0.65, 0.65])
+    assert by_rollouts["Knapsack-GRPO"].get_ydata() == pytest.approx([0.75, 0.75, 0.75])
+    for lines in (methods, by_rollouts):  # without colour
         assert len({line.get_marker() for line in lines.values()}) == len(lines)
     ablations = panels["Ablations"]
     labels = [label.get_text() for label in ablations.get_yticklabels()]
@@ -427,7 +449,7 @@ def test_the_picture_has_methods_ablations_and_numbers_of_rollouts(panels_of):
     [
         ([BASELINE], ["Methods"]),
         (["knapsack without fallback"], ["Ablations"]),
-        ([KNAPSACK, "GRPO, N = 16"], ["Methods", "GRPO"]),
+        ([KNAPSACK, "GRPO, N = 16"], ["Methods", "N"]),
         ([BASELINE, "knapsack, n_up = 16"], ["Methods", "Ablations"]),
     ],
 )
