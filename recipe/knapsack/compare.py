@@ -341,7 +341,7 @@ def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None
 _TITLES = {
     "main": "Methods with equal rollouts (thick: mean over seeds; thin: each seed)",
     "ablation": "Ablations (points: seeds; bars: means)",
-    "rollouts": "N rollouts per prompt, equal steps (points: seeds; lines: means)",
+    "rollouts": "N rollouts per prompt, equal steps",
 }
 
 
@@ -394,7 +394,7 @@ def _draw_points(axes: Axes, outcomes: Outcomes) -> None:
         reference = np.mean([run.accuracy for run in outcomes[KNAPSACK].values()])
         axes.axvline(reference, color="tab:blue", linestyle=":", linewidth=1.2, zorder=1)
     axes.set_yticks(range(len(outcomes)), list(outcomes))
-    axes.set_ylim(len(outcomes) - 0.5, -0.5)
+    axes.set_ylim(len(outcomes) - 0.5, -1.3)  # room for the legend above the rows
     axes.margins(x=0.1)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("held-out accuracy at the end (avg@4)")
@@ -402,7 +402,8 @@ def _draw_points(axes: Axes, outcomes: Outcomes) -> None:
     handles = [
         Line2D([], [], marker=_SEED_MARKERS[seed % len(_SEED_MARKERS)], label=f"seed {seed}", **style) for seed in seeds
     ]
-    axes.legend(handles=handles, frameon=False, fontsize=9, ncols=len(handles), loc="best")
+    narrow = {"frameon": False, "fontsize": 9, "ncols": len(handles), "columnspacing": 1, "handletextpad": 0}
+    axes.legend(handles=handles, loc="upper center", **narrow)
 
 
 def _draw_budgets(axes: Axes, outcomes: Outcomes) -> None:
@@ -412,7 +413,7 @@ def _draw_budgets(axes: Axes, outcomes: Outcomes) -> None:
         accuracies = {
             n: [run.accuracy for run in outcomes[name].values()] for n, name in rows.items() if name in outcomes
         }
-        for n, of_seeds in accuracies.items():
+        for n, of_seeds in accuracies.items():  # hollow; the means are filled
             beside = [n * (0.97, 1.03)[position]] * len(of_seeds)  # the methods' points do not cover each other
             axes.plot(beside, of_seeds, marker, color=color, markerfacecolor="white", markersize=5)
         if accuracies:
