@@ -5,8 +5,8 @@
 No language model: a population of prompts at the paper's scale (17,917 prompts, 256 per step, 8 rollouts each on
 average) whose true success rates drift as training proceeds. The real task status and the real allocator see only
 sampled rollouts; the clairvoyant allocator sees the true rates. Between them is one that sees sampled rollouts too but
-knows the population and its drift exactly: what it misses of the bound, no estimator can reach. Since rates drift on
-their own, all allocators face the same batches and the same truth at every step.
+knows the population and its drift exactly, and so estimates as well as can be done. Since rates drift on their own, all
+allocators face the same batches and the same truth at every step.
 
 Drift: logit p_i(t) = mean(t) + spread(t) z_i(t). Mean and spread are fitted so that 8 rollouts per prompt show the
 shares of all-failed and all-solved prompts that the paper reports (`PHASES`); z_i is standard normal and keeps the
@@ -141,8 +141,9 @@ class StandingFilter:
     def observe(self, prompts: np.ndarray, successes: np.ndarray, rollouts: np.ndarray, rates: np.ndarray) -> None:
         """Condition on the successes of (M,) different prompts; ``rates`` (G,) are the success rates of the grid."""
         p = np.clip(rates, 1e-12, 1.0 - 1e-12)
-        log_likelihood = successes[:, None] * np.log(p) + (rollouts - successes)[:, None] * np.log1p(-p)
-        posterior = self.weights[prompts] * np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True))
+        log_posterior = np.log(np.maximum(self.weights[prompts], np.finfo(np.float64).tiny))
+        log_posterior += successes[:, None] * np.log(p) + (rollouts - successes)[:, None] * np.log1p(-p)
+        posterior = np.exp(log_posterior - log_posterior.max(axis=1, keepdims=True))
         self.weights[prompts] = posterior / posterior.sum(axis=1, keepdims=True)
 
 
