@@ -55,7 +55,6 @@ class Variant:
         group: ``main`` rows run with every seed, ``ablation`` and ``rollouts`` (figure 9) rows with
             ``--ablation-seeds``.
         rollouts_per_step: rollouts that a step generates at least; all methods but figure 9's spend equal rollouts.
-        baseline: the row that this one's differences are against: GRPO, for figure 9 with as many rollouts.
     """
 
     name: str
@@ -63,13 +62,30 @@ class Variant:
     overrides: tuple[str, ...]
     group: str = "ablation"
     rollouts_per_step: int = ROLLOUTS_PER_STEP
-    baseline: str = BASELINE
 
 
 _BETA = ("exploration.success_rate.estimator=beta",)
 # Ended by a signal at their rollouts, these runs keep the history only up to the last checkpoint.
 _DYNAMIC = ("exploration.dynamic_sampling.enable=true", "trainer.test_freq=5", "trainer.save_freq=5")
 _HOMOGENEOUS = ("exploration.allocator=homogeneous",)
+
+# The rows of figure 9 by N, the rollouts per prompt.
+_BY_ROLLOUTS_PER_PROMPT = {
+    "GRPO": {4: "GRPO, N = 4", 8: BASELINE, 16: "GRPO, N = 16"},
+    KNAPSACK: {4: "Knapsack-GRPO, N = 4", 8: KNAPSACK, 16: "Knapsack-GRPO, N = 16"},
+}
+# What a row is compared with, where that is not `BASELINE`: GRPO with as many rollouts.
+_BASELINE_OF = {_BY_ROLLOUTS_PER_PROMPT[KNAPSACK][n]: name for n, name in _BY_ROLLOUTS_PER_PROMPT["GRPO"].items()}
+
+
+def _with_rollouts_per_prompt(n: int) -> tuple[Variant, Variant]:
+    grpo, knapsack = (rows[n] for rows in _BY_ROLLOUTS_PER_PROMPT.values())
+    override, rollouts_per_step = f"actor_rollout_ref.rollout.n={n}", n * ROLLOUTS_PER_STEP // 8
+    return (
+        Variant(grpo, f"grpo_{n}", (*_HOMOGENEOUS, override), "rollouts", rollouts_per_step),
+        Variant(knapsack, f"knapsack_{n}", (override,), "rollouts", rollouts_per_step),
+    )
+
 
 VARIANTS = (
     Variant(BASELINE, "grpo", _HOMOGENEOUS, "main"),
@@ -83,19 +99,9 @@ VARIANTS = (
     Variant("knapsack, n_low = 4", "n_low_4", ("exploration.n_low=4",)),
     Variant("knapsack, n_up = 16", "n_up_16", ("exploration.n_up=16",)),
     Variant("knapsack, n_up = 32", "n_up_32", ("exploration.n_up=32",)),
-    Variant("GRPO, N = 4", "grpo_4", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=4"), "rollouts", 512),
-    Variant("Knapsack-GRPO, N = 4", "knapsack_4", ("actor_rollout_ref.rollout.n=4",), "rollouts", 512, "GRPO, N = 4"),
-    Variant("GRPO, N = 16", "grpo_16", (*_HOMOGENEOUS, "actor_rollout_ref.rollout.n=16"), "rollouts", 2048),
-    Variant(
-        "Knapsack-GRPO, N = 16", "knapsack_16", ("actor_rollout_ref.rollout.n=16",), "rollouts", 2048, "GRPO, N = 16"
-    ),
+    *_with_rollouts_per_prompt(4),
+    *_with_rollouts_per_prompt(16),
 )
-
-
-_BY_ROLLOUTS_PER_PROMPT = {
-    "GRPO": {4: "GRPO, N = 4", 8: BASELINE, 16: "GRPO, N = 16"},
-    KNAPSACK: {4: "Knapsack-GRPO, N = 4", 8: KNAPSACK, 16: "Knapsack-GRPO, N = 16"},
-}
 
 
 @dataclass
@@ -240,9 +246,6 @@ def read_outcomes(jobs: list[Job]) -> Outcomes:
             outcome = outcome_of(load_run(job.run.run_folder), job.rollouts)
             outcomes.setdefault(job.variant.name, {})[job.seed] = outcome
     return outcomes
-
-
-_BASELINE_OF = {variant.name: variant.baseline for variant in VARIANTS}
 
 
 def comparison_table(outcomes: Outcomes) -> str:
