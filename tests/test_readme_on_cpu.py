@@ -12,8 +12,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from knapsack_rl.config import DynamicSamplingConfig, ExplorationConfig, SuccessRateConfig
 from recipe.knapsack.metric_table import with_metric_table
-from verl.trainer.config.exploration import DynamicSamplingConfig, ExplorationConfig, SuccessRateConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

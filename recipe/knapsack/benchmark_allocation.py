@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from verl.trainer.ppo.exploration_utils import grpo_value, knapsack_allocate
+from knapsack_rl import grpo_value, knapsack_allocate
 
 ROLLOUTS_PER_PROMPT = 8
 N_LOW, N_UP = 2, 128

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verl.trainer.ppo.dispatch import imbalance, packed_order, random_order
-from verl.trainer.ppo.exploration_utils import homogeneous_allocate, knapsack_allocate
+from knapsack_rl import homogeneous_allocate, knapsack_allocate
+from knapsack_rl.dispatch import packed_order, random_order
+from knapsack_rl.metrics import imbalance
 
 # Shares of prompts that are unsolved, mixed and solved: early, in the middle and late in training.
 PHASES = {"early": (0.6, 0.35, 0.05), "middle": (0.25, 0.5, 0.25), "late": (0.15, 0.25, 0.6)}

@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from knapsack_rl import Allocation, knapsack_allocate
+from knapsack_rl.dispatch import packed_order, random_order
+from knapsack_rl.history import STEPS_PER_PART, ExplorationHistory, read_history
+from knapsack_rl.metrics import imbalance
+from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.outcomes import Exploration, RolloutRecord, effective_rollouts
+from knapsack_rl.task_status import TaskStatus, prompt_id
 from verl import DataProto
 from verl.trainer.config.checks import exploration_config
-from verl.trainer.ppo.dispatch import imbalance, packed_order, random_order
-from verl.trainer.ppo.exploration_history import STEPS_PER_PART, ExplorationHistory, read_history
-from verl.trainer.ppo.exploration_utils import Allocation, knapsack_allocate
 from verl.trainer.ppo.ray_trainer import take_rows
-from verl.trainer.ppo.rollouts import Exploration, RolloutRecord, effective_rollouts
-from verl.trainer.ppo.task_status import TaskStatus, prompt_id
-from verl.utils.metrics_file import read_metrics
 
 WORKERS = 8
 EPOCH = 1

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.run_folder import METRICS_FILE
 from recipe.knapsack.tiny_runs import ACCURACY, EFFECTIVE_RATIO, LOG, SCRIPT
 from recipe.knapsack.warm_start import WarmStartSettings, make_warm_start
-from verl.utils.metrics_file import FILE_NAME, read_metrics
 
 SCRIPTS = {"transformers": SCRIPT, "vLLM": SCRIPT.with_name("run_tiny_vllm_cpu.sh")}
 
@@ -65,7 +66,7 @@ def train(engine: str, seed: int, steps: int, warm_start: Path, run_folder: Path
 
 
 def _has_finished(run_folder: Path, steps: int) -> bool:
-    return (run_folder / FILE_NAME).exists() and read_metrics(run_folder)[-1]["step"] == steps
+    return (run_folder / METRICS_FILE).exists() and read_metrics(run_folder)[-1]["step"] == steps
 
 
 def read_outcome(run_folder: Path) -> Outcome:

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from verl.trainer.ppo.exploration_history import read_history
-from verl.trainer.ppo.exploration_metrics import calibration_error
-from verl.trainer.ppo.task_status import TaskStatus
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics import calibration_error
+from knapsack_rl.task_status import TaskStatus
 
 BASELINE = "mean of last epoch"
 PAPERS = "previous_epoch"

@@ -4,7 +4,7 @@
     python -m recipe.knapsack.dashboard --print                                 # shows the specification, no network
 
 Needs ``pip install wandb-workspaces==0.3.10``, and ``wandb login`` to create the workspace. What each metric means
-and what to do when it looks wrong is in ``verl.trainer.ppo.exploration_metrics.METRICS``.
+and what to do when it looks wrong is in ``knapsack_rl.metrics.METRICS``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from verl.trainer.ppo.exploration_charts import BUDGET_HISTOGRAM, BUDGETS_BY_SUCCESS_RATE
+from knapsack_rl.charts import BUDGET_HISTOGRAM, BUDGETS_BY_SUCCESS_RATE
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

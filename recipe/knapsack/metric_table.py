@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from verl.trainer.ppo.exploration_metrics import METRICS, TRAINER_METRICS
+from knapsack_rl.metrics import METRICS, TRAINER_METRICS
 
 BEGIN, END = "<!-- metrics: begin -->", "<!-- metrics: end -->"
 

@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from verl.trainer.ppo.exploration_utils import (
+from knapsack_rl import (
     Allocation,
     expected_effective_ratio,
     homogeneous_allocate,
     knapsack_allocate,
 )
-from verl.trainer.ppo.task_status import TaskStatus
+from knapsack_rl.task_status import TaskStatus
 
 DEFAULT_BATCH_SIZE = 256
 DEFAULT_ROLLOUTS_PER_PROMPT = (4, 8, 16)

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from knapsack_rl.config import ConfigError
 from recipe.knapsack.model_size import ModelSize, hub_name
 from verl.trainer.config.checks import find_config_errors
-from verl.trainer.config.exploration import ConfigError
 from verl.trainer.config.worker_checks import longest_sequence
 
 MADE_BY = {

@@ -21,11 +21,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
 
+from knapsack_rl.history import read_history  # noqa: E402
+from knapsack_rl.metrics_file import read_metrics  # noqa: E402
 from recipe.knapsack.run_data import RunSummary, load_run, summarize  # noqa: E402
 from recipe.knapsack.tiny_runs import ACCURACY, EFFECTIVE_RATIO, ROLLOUTS, TinyRun  # noqa: E402
 from recipe.knapsack.warm_start import WarmStartSettings, make_warm_start  # noqa: E402
-from verl.trainer.ppo.exploration_history import read_history  # noqa: E402
-from verl.utils.metrics_file import read_metrics  # noqa: E402
 
 _POLL_SECONDS = 1.0
 

@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from knapsack_rl.history import SCHEMA, HistoryError, read_history
+from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.run_folder import METRICS_FILE
 from recipe.knapsack.prompt_dynamics import never_solved
-from verl.trainer.ppo.exploration_history import SCHEMA, HistoryError, read_history
-from verl.utils.metrics_file import FILE_NAME as METRICS_FILE
-from verl.utils.metrics_file import read_metrics
 
 __all__ = [
     "PHASES",

@@ -27,13 +27,13 @@ import numpy as np
 from scipy.optimize import fsolve
 from scipy.special import expit, ndtr
 
-from verl.trainer.ppo.exploration_utils import (
+from knapsack_rl import (
     expected_effective_ratio,
     grpo_value,
     homogeneous_allocate,
     knapsack_allocate,
 )
-from verl.trainer.ppo.task_status import TaskStatus
+from knapsack_rl.task_status import TaskStatus
 
 ROLLOUTS_PER_PROMPT = 8
 N_LOW, N_UP = 2, 128

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verl.utils.metrics_file import read_metrics
+from knapsack_rl.metrics_file import read_metrics
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "knapsack_trainer" / "run_tiny_cpu.sh"
 ACCURACY = "val-core/knapsack_tiny_task/acc/mean@4"

@@ -1,7 +1,6 @@
 """Builds the folder of a training run without training: a simulated population, and the trainer's own writers.
 
-Prompts succeed with a probability that grows with the gradients they get; allocation, task status, metrics and files
-are the real ones.
+Prompts succeed with a probability that grows with the gradients they get; the explorer and the files are the real ones.
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from verl.trainer.ppo.exploration_history import ExplorationHistory
-from verl.trainer.ppo.exploration_metrics import compute_exploration_metrics
-from verl.trainer.ppo.exploration_utils import Allocation, homogeneous_allocate, knapsack_allocate
-from verl.trainer.ppo.task_status import TaskStatus, prompt_id
-from verl.utils.metrics_file import MetricsFile
+from knapsack_rl import ExplorationConfig, Explorer, Outcomes, prompt_id
+from knapsack_rl.history import ExplorationHistory
+from knapsack_rl.metrics_file import MetricsFile
 
 ROLLOUTS_PER_PROMPT = 8
 
@@ -43,7 +40,10 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
     prompt_ids = np.array([prompt_id("synthetic", f"prompt {number}") for number in range(options.num_prompts)])
     # What a prompt's own gradients taught, and what all prompts share.
     own, shared = np.zeros(options.num_prompts), 0.0
-    status, metrics_file = TaskStatus("previous_epoch"), MetricsFile(folder)
+    explorer = Explorer(
+        ExplorationConfig(allocator=options.allocator, n_low=2, n_up=128), rollouts_per_prompt=ROLLOUTS_PER_PROMPT
+    )
+    metrics_file = MetricsFile(folder)
     history = ExplorationHistory(folder / "history", flush_every=50)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(_config(options, folder)))
@@ -54,32 +54,22 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
         if position == 0:
             order = rng.permutation(options.num_prompts)
         batch = order[position * options.prompts_per_step :][: options.prompts_per_step]
-        estimates = status.success_rates(prompt_ids[batch].tolist(), epoch=epoch)
-        allocation = _allocate(options, estimates)
+        plan = explorer.plan(prompt_ids[batch].tolist(), epoch=epoch, step=step)
         rates = 1 / (1 + np.exp(difficulty[batch] - own[batch] - shared))
-        prompt_index = np.repeat(np.arange(len(batch)), allocation.budgets)
-        outcomes = rng.random(len(prompt_index)) < rates[prompt_index]
-        successes = np.bincount(prompt_index, weights=outcomes, minlength=len(batch)).astype(np.int64)
-        is_mixed = (successes > 0) & (successes < allocation.budgets)
-        signal = is_mixed * np.sqrt(allocation.budgets)
+        prompt_index = np.repeat(np.arange(len(batch)), plan.budgets)
+        successes = rng.random(len(prompt_index)) < rates[prompt_index]
+        success_counts = np.bincount(prompt_index, weights=successes, minlength=len(batch)).astype(np.int64)
+        is_mixed = (success_counts > 0) & (success_counts < plan.budgets)
+        signal = is_mixed * np.sqrt(plan.budgets)
         own[batch] += 0.1 * signal
         shared += 0.012 * signal.mean()
-        status.observe(prompt_ids[batch][prompt_index].tolist(), outcomes, epoch=epoch, step=step)
-        if options.history:
-            history.append(
-                step, epoch, prompt_ids[batch].tolist(), estimates, allocation.budgets, successes, 40 * successes + 100
-            )
-        metrics = compute_exploration_metrics(
-            prompt_index=prompt_index,
-            successes=outcomes,
-            scores=outcomes.astype(float),
-            effective=is_mixed[prompt_index],
-            success_rates=estimates,
-            budgets=allocation.budgets,
-            n_low=2,
-            n_up=128,
-            predicted_effective_ratio=allocation.expected_effective_ratio,
+        outcomes = Outcomes(
+            prompt_index, successes.astype(float), successes, is_mixed[prompt_index], np.where(successes, 55, 15)
         )
+        explorer.observe(plan, outcomes)
+        if options.history:
+            history.record(plan, outcomes)
+        metrics = explorer.metrics([(plan, outcomes)])
         metrics["training/epoch"] = epoch
         metrics["training/cumulative_rollouts"] = step * options.prompts_per_step * ROLLOUTS_PER_PROMPT
         is_validated = step % options.validate_every == 0
@@ -88,13 +78,6 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
         metrics_file.log({**metrics, **_timings(rng, is_validated)}, step=step)
     history.flush()
     return folder
-
-
-def _allocate(options: SyntheticRun, estimates: np.ndarray) -> Allocation:
-    total_budget = ROLLOUTS_PER_PROMPT * len(estimates)
-    if options.allocator == "homogeneous":
-        return homogeneous_allocate(len(estimates), total_budget, success_rates=estimates)
-    return knapsack_allocate(estimates, total_budget, 2, 128)
 
 
 def _config(options: SyntheticRun, folder: Path) -> dict:

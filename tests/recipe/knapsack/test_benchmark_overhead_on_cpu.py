@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from knapsack_rl.history import ExplorationHistory
+from knapsack_rl.metrics_file import MetricsFile
 from recipe.knapsack import benchmark_overhead
 from recipe.knapsack.benchmark_overhead import Size, Step, main, measure_beside_run, measure_parts, table
-from verl.trainer.ppo.exploration_history import ExplorationHistory
-from verl.utils.metrics_file import MetricsFile
 
 SMALL = Size(prompts=8, total_budget=64, known_prompts=20, prompt_tokens=4, response_tokens=16, n_up=32)
 

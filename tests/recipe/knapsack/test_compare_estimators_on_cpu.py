@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knapsack_rl.history import ExplorationHistory
+from knapsack_rl.metrics import brier_score
 from recipe.knapsack.compare_estimators import (
     BASELINE,
     PAPERS,
@@ -17,8 +19,6 @@ from recipe.knapsack.compare_estimators import (
     rollouts_of,
     summarize,
 )
-from verl.trainer.ppo.exploration_history import ExplorationHistory
-from verl.trainer.ppo.exploration_metrics import brier_score
 
 PROMPTS, EPOCHS = 200, 6
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from knapsack_rl.metrics import METRICS
 from recipe.knapsack.dashboard import LIBRARY, SECTIONS, main
-from verl.trainer.ppo.exploration_metrics import METRICS
 
 OTHER_METRICS = ("critic/", "actor/", "response_length/", "timing_s/", "perf/", "training/cumulative_rollouts")
 

@@ -12,11 +12,11 @@ from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
+from knapsack_rl.metrics_file import MetricsFile
 from recipe.knapsack import figures
 from recipe.knapsack.figures import NothingToShow
 from recipe.knapsack.prompt_dynamics import final_statuses, next_statuses, prompt_epochs, transition_counts
 from recipe.knapsack.run_data import EFFECTIVE_RATIO, load_runs
-from verl.utils.metrics_file import MetricsFile
 
 FIGURES = [
     figures.gradient_phases,

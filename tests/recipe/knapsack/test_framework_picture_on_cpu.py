@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from verl.trainer.ppo.exploration_utils import knapsack_allocate
+from knapsack_rl import knapsack_allocate
 
 PICTURE = Path(__file__).parents[3] / "images" / "framework.svg"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
+from knapsack_rl import knapsack_allocate
+from knapsack_rl.task_status import TaskStatus
 from recipe.knapsack.plan import (
     LARGEST_UNIFORM_ROLLOUTS,
     PlanError,
@@ -24,8 +26,6 @@ from recipe.knapsack.plan import (
     uniform_ratio,
     uniform_rollouts_to_match,
 )
-from verl.trainer.ppo.exploration_utils import knapsack_allocate
-from verl.trainer.ppo.task_status import TaskStatus
 
 
 def synthetic_rates(num_prompts=1_000, seed=0):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knapsack_rl.metrics import outcome_metrics
 from recipe.knapsack import prompt_dynamics
 from recipe.knapsack.prompt_dynamics import (
     ESTIMATE_BINS,
@@ -24,7 +25,6 @@ from recipe.knapsack.prompt_dynamics import (
     status_of,
     transition_counts,
 )
-from verl.trainer.ppo.exploration_metrics import outcome_metrics
 
 HARDEST, HARD, MEDIUM, EASY, EASIEST = range(5)
 

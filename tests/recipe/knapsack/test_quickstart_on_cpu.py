@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics_file import read_metrics
 from recipe.knapsack.quickstart import METHODS, draw, table
 from recipe.knapsack.run_data import load_run, summarize
 from recipe.knapsack.tiny_runs import ACCURACY, EFFECTIVE_RATIO
-from verl.trainer.ppo.exploration_history import read_history
-from verl.utils.metrics_file import read_metrics
 
 SIZES = {"num_prompts": 64, "prompts_per_step": 16, "steps": 24, "validate_every": 8}
 HELD_OUT = ACCURACY.split("/")[1]

@@ -13,10 +13,10 @@ import pytest
 from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
+from knapsack_rl.metrics_file import MetricsFile
 from recipe.knapsack import report
 from recipe.knapsack.figures import BLUE, COLORS
 from recipe.knapsack.report import CHARTS, PAGE_FILE, main
-from verl.utils.metrics_file import MetricsFile
 
 SIZES = {"num_prompts": 96, "prompts_per_step": 16, "steps": 60, "planned_steps": 60, "held_out": ("x", "y")}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from synthetic_run import ROLLOUTS_PER_PROMPT, SyntheticRun, build_run
 
+from knapsack_rl.history import ExplorationHistory
+from knapsack_rl.metrics_file import MetricsFile
 from recipe.knapsack import run_data
 from recipe.knapsack.run_data import RunError, common_sources, config_differences, load_run, load_runs, summarize
-from verl.trainer.ppo.exploration_history import ExplorationHistory
-from verl.utils.metrics_file import MetricsFile
 
 SMALL = SyntheticRun(num_prompts=64, prompts_per_step=16, steps=20, planned_steps=20, validate_every=5)
 

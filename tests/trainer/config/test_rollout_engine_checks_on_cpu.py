@@ -6,8 +6,8 @@ import hydra
 import pytest
 from packaging.version import Version
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config import rollout_engine_checks
-from verl.trainer.config.exploration import ConfigError
 from verl.trainer.config.rollout_engine_checks import check_rollout_engine
 
 NAME, MODE = "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.mode"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from packaging.version import Version
 
-from verl.trainer.config.exploration import ConfigError
+from knapsack_rl.config import ConfigError
 from verl.utils.newer_versions import LAST_SUPPORTED_VLLM, vllm_version
 
 _ROLLOUT = "actor_rollout_ref.rollout"
