@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from recipe.knapsack.planner.step_plan import compose, dry_run
+from recipe.knapsack.dry_run.step_plan import compose, dry_run
 from verl.trainer.config.checks import find_config_errors
 
 ROOT = Path(__file__).parents[2]

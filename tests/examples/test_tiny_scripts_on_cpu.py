@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from recipe.knapsack.dry_run.preflight import find_unknown_keys
-from recipe.knapsack.planner.step_plan import compose
+from recipe.knapsack.dry_run.step_plan import compose
 
 FOLDER = Path(__file__).parents[2] / "examples" / "knapsack_trainer"
 

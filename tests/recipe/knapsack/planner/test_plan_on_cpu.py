@@ -12,18 +12,15 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from recipe.knapsack.planner.plan import (
+from recipe.knapsack.planner.budget_plan import (
     LARGEST_UNIFORM_ROLLOUTS,
-    PlanError,
-    Population,
-    beliefs_from_counts,
     budget_histogram,
-    load_population,
-    main,
     make_plan,
     uniform_ratio,
     uniform_rollouts_to_match,
 )
+from recipe.knapsack.planner.plan import main
+from recipe.knapsack.planner.population import PlanError, Population, beliefs_from_counts, load_population
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
 from verl.trainer.ppo.task_status import TaskStatus
 

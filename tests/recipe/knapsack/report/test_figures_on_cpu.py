@@ -13,7 +13,8 @@ from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
 from recipe.knapsack.report import figures
-from recipe.knapsack.report.figures import NothingToShow
+from recipe.knapsack.report.figures import NothingToShow, accuracy, style
+from recipe.knapsack.report.figures.parts import smoothing_width
 from recipe.knapsack.report.prompt_dynamics import final_statuses, next_statuses, prompt_epochs, transition_counts
 from recipe.knapsack.report.run_data import EFFECTIVE_RATIO, load_runs
 from verl.utils.metrics_file import MetricsFile
@@ -76,7 +77,7 @@ def global_style():
 
 
 def test_doctests():
-    assert doctest.testmod(figures).failed == 0
+    assert doctest.testmod(accuracy).failed == 0
 
 
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
@@ -106,7 +107,7 @@ def test_every_figure_says_what_a_bare_run_lacks(runs, bare_run, draw):
 
 
 def test_the_effective_ratio_is_the_mean_over_the_last_epoch(runs):
-    assert figures.smoothing_width(runs[0]) == 6
+    assert smoothing_width(runs[0]) == 6
     (axes,) = figures.effective_gradient_ratio(runs).axes
     for run in runs:
         (line,) = lines_called(axes, run.name)
@@ -193,10 +194,10 @@ def test_a_run_looks_the_same_in_every_figure_whichever_others_are_there(runs):
 
 def test_seven_runs_can_be_told_apart_without_colour():
     for (line, marker), (other_line, other_marker) in combinations(
-        [(str(figures.LINES[i % len(figures.LINES)]), figures.MARKERS[i % len(figures.MARKERS)]) for i in range(7)], 2
+        [(str(style.LINES[i % len(style.LINES)]), style.MARKERS[i % len(style.MARKERS)]) for i in range(7)], 2
     ):
         assert line != other_line or marker != other_marker
-    assert len(set(figures.HATCHES)) == 7
+    assert len(set(style.HATCHES)) == 7
 
 
 @pytest.mark.parametrize(

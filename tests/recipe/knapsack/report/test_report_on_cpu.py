@@ -14,7 +14,7 @@ from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
 from recipe.knapsack.report import report
-from recipe.knapsack.report.figures import BLUE, COLORS
+from recipe.knapsack.report.figures.style import BLUE, COLORS
 from recipe.knapsack.report.report import CHARTS, PAGE_FILE, main
 from verl.utils.metrics_file import MetricsFile
 

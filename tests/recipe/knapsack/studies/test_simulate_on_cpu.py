@@ -9,15 +9,8 @@ import pytest
 from scipy.integrate import quad
 from scipy.special import expit
 
-from recipe.knapsack.studies.simulate import (
-    PHASES,
-    Population,
-    StandingFilter,
-    fit_mean_and_spread,
-    main,
-    simulate,
-    summarise,
-)
+from recipe.knapsack.studies.simulate import main, simulate, summarise
+from recipe.knapsack.studies.simulated_prompts import PHASES, Population, StandingFilter, fit_mean_and_spread
 
 SMALL = {"num_prompts": 640, "batch_size": 64, "num_steps": 60}
 

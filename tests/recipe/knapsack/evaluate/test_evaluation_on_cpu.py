@@ -9,17 +9,10 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 
-from recipe.knapsack.evaluate.evaluation import (
-    EvaluationError,
-    Subject,
-    check_prompt_lengths,
-    evaluation_config,
-    find_subject,
-    main,
-    read_outcomes,
-    read_prompts,
-)
-from recipe.knapsack.planner.step_plan import compose
+from recipe.knapsack.dry_run.step_plan import compose
+from recipe.knapsack.evaluate.evaluation import main
+from recipe.knapsack.evaluate.evaluation_config import EvaluationError, Subject, evaluation_config, find_subject
+from recipe.knapsack.evaluate.evaluation_data import check_prompt_lengths, read_outcomes, read_prompts
 from recipe.knapsack.tiny.tiny_task import DATA_SOURCE, STRATEGIES
 from verl.trainer.config.checks import check_config
 

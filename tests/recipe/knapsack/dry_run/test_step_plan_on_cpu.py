@@ -8,15 +8,10 @@ import pandas as pd
 import pytest
 
 from recipe.knapsack.dry_run.preflight import find_missing, find_unknown_keys
+from recipe.knapsack.dry_run.step_plan import compose, dry_run, gpu_memory_from_environment, main
 from recipe.knapsack.planner.model_size import model_size
-from recipe.knapsack.planner.step_plan import (
-    compose,
-    dry_run,
-    gpu_memory_from_environment,
-    main,
-    memory_warnings,
-    plan_step,
-)
+from recipe.knapsack.planner.step_plan_text import memory_warnings
+from recipe.knapsack.planner.training_step import plan_step
 from verl.trainer.config.checks import check_config
 
 SETTINGS = (
