@@ -3,6 +3,7 @@
 # make test        the test suite
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
 # make compare     methods and ablations over seeds, hours on 2 cores (SEEDS=1 STEPS=40: the short form)
+# make clean       removes what building the package leaves; runs, data and models stay
 # PYTHON=/path/to/python uses an environment of your own instead of .venv
 VENV := .venv
 VLLM_VENV := .venv-vllm
@@ -44,4 +45,4 @@ lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff format --check .
 
 clean:
-	rm -rf $(RUNS) build dist *.egg-info
+	rm -rf build dist *.egg-info
