@@ -3,6 +3,8 @@
 # make test        the test suite
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
 # make compare     methods and ablations over seeds, hours on 2 cores (SEEDS=1 STEPS=40: the short form)
+# make lint      ruff; make format corrects what ruff can
+# make typecheck mypy --strict on the package knapsack_rl
 # make clean       removes what building the package leaves; runs, data and models stay
 # PYTHON=/path/to/python uses an environment of your own instead of .venv
 VENV := .venv
@@ -18,7 +20,7 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.complete
 endif
 
-.PHONY: env quickstart test test-vllm compare lint clean
+.PHONY: env quickstart test test-vllm compare lint format typecheck clean
 
 env: $(ENVIRONMENT)
 
@@ -43,6 +45,13 @@ compare: $(ENVIRONMENT)
 lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+
+format: $(ENVIRONMENT)
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+typecheck: $(ENVIRONMENT)
+	$(PYTHON) -m mypy --strict knapsack_rl
 
 clean:
 	rm -rf build dist *.egg-info
