@@ -3,9 +3,10 @@
 # Where there is none to be had it says so and ends well, and those tests are skipped.
 set -euo pipefail
 
-# What the tests look for, in their order.
+# What the tests look for, in their order. Some distributions have a program of such a name that only says how to
+# install a browser.
 for browser in chromium chromium-browser google-chrome; do
-    if command -v "$browser" >/dev/null; then
+    if "$browser" --version >/dev/null 2>&1; then
         echo "The report is tested in $(command -v "$browser")"
         exit
     fi
@@ -23,7 +24,6 @@ options=(-qq -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o Acquire::http
 echo "Installing Chromium (1 minute, 400 MB)"
 { apt-get "${options[@]}" update && apt-get "${options[@]}" install --yes --no-install-recommends chromium; } >/dev/null ||
     without_a_browser "apt-get could not install it"
-# Some distributions have a package of this name that only points to another way to install it.
 if ! chromium --version >/dev/null 2>&1; then
     apt-get "${options[@]}" remove --yes chromium >/dev/null
     without_a_browser "the one of apt-get does not start"

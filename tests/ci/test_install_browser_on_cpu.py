@@ -58,6 +58,11 @@ def test_a_browser_that_is_there_is_taken_and_nothing_is_installed(machine, name
     assert not (machine.programs.parent / "asked").exists()
 
 
+def test_a_program_that_does_not_start_is_no_browser(machine):
+    result = machine(chromium_browser=DOES_NOT_START, google_chrome=STARTS)
+    assert result.stdout == f"The report is tested in {machine.programs / 'google-chrome'}\n"
+
+
 def test_root_installs_one_where_there_is_none(machine):
     result = machine(apt_get=apt_get(machine.programs, STARTS))
     assert result.returncode == 0 and result.stderr == ""
@@ -97,7 +102,6 @@ def test_it_looks_for_the_browsers_that_the_tests_look_for():
     assignment = next(
         node
         for node in ast.parse(report_tests.read_text()).body
-        if isinstance(node, ast.Assign) and node.targets[0].id == "BROWSER"
+        if isinstance(node, ast.Assign) and node.targets[0].id == "BROWSERS"
     )
-    of_tests = [node.value for node in ast.walk(assignment) if isinstance(node, ast.Constant)]
-    assert sorted(of_script) == sorted(of_tests)
+    assert tuple(of_script) == ast.literal_eval(assignment.value)

@@ -34,3 +34,17 @@ def test_clean_removes_build_products_and_no_training_result(tmp_path, settings)
     subprocess.run(["make", "clean", *settings], cwd=tmp_path, check=True, capture_output=True, timeout=60)
     assert [name for name in KEPT if not (tmp_path / name).exists()] == []
     assert [name for name in BUILT if (tmp_path / name.split("/")[0]).exists()] == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
+@pytest.mark.parametrize(
+    ("target", "commands"),
+    [
+        ("format", ["python -m ruff check --fix .", "python -m ruff format ."]),
+        ("typecheck", ["python -m mypy --strict knapsack_rl"]),
+    ],
+)
+def test_what_a_target_runs(target, commands):
+    command = ["make", "--dry-run", target, "PYTHON=python"]
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines() == commands

@@ -19,7 +19,16 @@ from recipe.knapsack.report.report import CHARTS, PAGE_FILE, main
 from verl.utils.metrics_file import MetricsFile
 
 SIZES = {"num_prompts": 96, "prompts_per_step": 16, "steps": 60, "planned_steps": 60, "held_out": ("x", "y")}
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# The first that starts: some distributions have a program of this name that only says how to install a browser.
+BROWSER = next(
+    (
+        name
+        for name in filter(shutil.which, BROWSERS)
+        if not subprocess.run([name, "--version"], capture_output=True).returncode
+    ),
+    None,
+)
 BROWSER_OPTIONS = (
     "--headless",
     "--no-sandbox",
