@@ -24,6 +24,15 @@ class Difficulty(NamedTuple):
     name: str
     interval: str
 
+    @property
+    def title(self) -> str:
+        """The name in words.
+
+        >>> Difficulty("extremely_hard", "p = 0").title
+        'extremely hard'
+        """
+        return self.name.replace("_", " ")
+
 
 DIFFICULTIES = (
     Difficulty("extremely_hard", "p = 0"),

@@ -16,7 +16,7 @@ from wandb.sdk.internal.datastore import DataStore
 
 from knapsack_rl.metrics import METRICS
 from knapsack_rl.metrics_file import read_metrics
-from recipe.knapsack.dashboard import build_workspace, specification
+from recipe.knapsack.report.dashboard import build_workspace, specification
 
 pytestmark = pytest.mark.end_to_end
 

@@ -203,7 +203,7 @@ def check_workers(config: DictConfig) -> None:
     ):
         raise ConfigError(
             "actor_rollout_ref.model.use_remove_padding=true needs flash-attn, which is not installed: install it (see "
-            "requirements-vllm.txt) or set it to false."
+            "requirements/vllm.txt) or set it to false."
         )
     strategy = config.actor_rollout_ref.actor.strategy
     if config.trainer.device == "cpu" and strategy != "fsdp2":
