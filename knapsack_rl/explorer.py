@@ -14,6 +14,7 @@ import numpy as np
 
 from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
 from knapsack_rl.allocation import Allocation, homogeneous_allocate, knapsack_allocate
+from knapsack_rl.arrays import Array
 from knapsack_rl.config import ExplorationConfig
 from knapsack_rl.dispatch import packed_order, random_order
 from knapsack_rl.estimates import Estimates
@@ -41,13 +42,13 @@ class Plan:
     prompt_ids: tuple[str, ...]
     epoch: int
     step: int
-    success_rates: np.ndarray
+    success_rates: Array
     allocation: Allocation
-    predicted_shares: np.ndarray
-    order: np.ndarray
+    predicted_shares: Array
+    order: Array
 
     @property
-    def budgets(self) -> np.ndarray:
+    def budgets(self) -> Array:
         """(M,) int64, rollouts of each prompt; they add up to the step's total budget."""
         return self.allocation.budgets
 
@@ -208,7 +209,7 @@ class Explorer:
             beliefs=known.beliefs,
         )
 
-    def _order(self, prompt_ids: tuple[str, ...], budgets: np.ndarray, step: int, num_workers: int) -> np.ndarray:
+    def _order(self, prompt_ids: tuple[str, ...], budgets: Array, step: int, num_workers: int) -> Array:
         if self.config.allocator == "homogeneous":
             return np.repeat(np.arange(len(budgets)), budgets)
         if self.config.dispatch == "random":

@@ -12,6 +12,7 @@ import pytest
 from torch.utils.data import SequentialSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+import knapsack_rl
 import verl
 from verl.trainer.main_ppo import _runtime_env, create_rl_sampler
 
@@ -54,9 +55,9 @@ def test_workers_of_a_local_cluster_find_the_overlay_first(monkeypatch):
     assert paths == [str(verl.OVERLAY_FOLDER.parent), "/elsewhere"]
 
 
-def test_the_overlay_travels_to_a_cluster_that_may_not_have_it():
+def test_both_packages_travel_to_a_cluster_that_may_not_have_them():
     modules = _runtime_env(joins_cluster=True)["py_modules"]
-    assert [Path(module) for module in modules] == [verl.OVERLAY_FOLDER]
+    assert [Path(module) for module in modules] == [verl.OVERLAY_FOLDER, Path(knapsack_rl.__file__).parent]
 
 
 def test_settings_of_the_user_win_over_ours(monkeypatch):

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.data import Dataset, RandomSampler, Sampler
 from torchdata.stateful_dataloader.sampler import RandomSampler as ResumableRandomSampler
 
+import knapsack_rl
 import verl
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks import check_config, joins_existing_cluster
@@ -99,8 +100,8 @@ def _runtime_env(joins_cluster: bool) -> dict[str, Any]:
     settings = runtime_env["env_vars"]
     settings.update({name: value for name, value in _QUIET_LIBRARIES.items() if name not in os.environ})
     if joins_cluster:
-        # Nodes that do not have the checkout get the overlay's files through Ray.
-        runtime_env["py_modules"] = [str(verl.OVERLAY_FOLDER)]
+        # Nodes that do not have the checkout get the files of both packages through Ray.
+        runtime_env["py_modules"] = [str(verl.OVERLAY_FOLDER), str(Path(knapsack_rl.__file__).parent)]
     else:
         paths = [str(verl.OVERLAY_FOLDER.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         settings["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
