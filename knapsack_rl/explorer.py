@@ -123,7 +123,7 @@ class Explorer:
             self.task_status.greedy_match_rates(prompt_ids, epoch=epoch),
             self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
         )
-        allocation = self._allocation(known, self.total_budget(len(prompt_ids), step))
+        allocation = self.allocation(known, self.total_budget(len(prompt_ids), step))
         return Plan(
             prompt_ids=prompt_ids,
             epoch=epoch,
@@ -132,6 +132,27 @@ class Explorer:
             allocation=allocation,
             predicted_shares=known.effective_shares(allocation.budgets, self.adv_estimator.gradient_rule),
             order=self._order(prompt_ids, allocation.budgets, step, num_workers),
+        )
+
+    def allocation(self, known: Estimates, total_budget: int) -> Allocation:
+        """Distribute a budget over prompts of which this is known; `plan` does so with what was observed.
+
+        Raises:
+            ValueError: as `knapsack_allocate`.
+        """
+        if self._value is None:
+            return homogeneous_allocate(len(known), total_budget)
+        return self._allocate(
+            known.success_rates,
+            total_budget,
+            self.config.n_low,
+            self.config.n_up,
+            value=self._value,
+            fallback=self.config.fallback,
+            fallback_confidence=self.config.fallback_confidence,
+            solver=self.config.solver,
+            greedy_match_rates=known.greedy_match_rates,
+            beliefs=known.beliefs,
         )
 
     def observe(self, plan: Plan, outcomes: Outcomes) -> None:
@@ -192,22 +213,6 @@ class Explorer:
     @property
     def _uses_beliefs(self) -> bool:
         return self._value is not None and "alpha" in self._value.parameters
-
-    def _allocation(self, known: Estimates, total_budget: int) -> Allocation:
-        if self._value is None:
-            return homogeneous_allocate(len(known), total_budget)
-        return self._allocate(
-            known.success_rates,
-            total_budget,
-            self.config.n_low,
-            self.config.n_up,
-            value=self._value,
-            fallback=self.config.fallback,
-            fallback_confidence=self.config.fallback_confidence,
-            solver=self.config.solver,
-            greedy_match_rates=known.greedy_match_rates,
-            beliefs=known.beliefs,
-        )
 
     def _order(self, prompt_ids: tuple[str, ...], budgets: Array, step: int, num_workers: int) -> Array:
         if self.config.allocator == "homogeneous":
