@@ -28,6 +28,7 @@ from knapsack_rl.dispatch import packed_order
 from knapsack_rl.history import STEPS_PER_PART, ExplorationHistory, read_history
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER
 from verl import DataProto
 from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.ray_trainer import take_rows
@@ -233,8 +234,8 @@ def measure_beside_run(run_folder: Path, repeats: int) -> str:
     steps = [record for record in read_metrics(run_folder) if "timing_s/step" in record]
     if not steps:
         raise ValueError(f"{run_folder} has no finished training step to compare with: train for some steps first")
-    known_prompts = len(set(read_history(run_folder / "history")["prompt_id"].to_pylist()))
-    size = Size.of_run(OmegaConf.load(run_folder / "config.yaml"), known_prompts)
+    known_prompts = len(set(read_history(run_folder / HISTORY_FOLDER)["prompt_id"].to_pylist()))
+    size = Size.of_run(OmegaConf.load(run_folder / CONFIG_FILE), known_prompts)
     own_timers = ("timing_s/allocate", "timing_s/observe")
     lines = [measure(size, repeats, 1000 * _median(step["timing_s/step"] for step in steps))]
     for timer in own_timers:

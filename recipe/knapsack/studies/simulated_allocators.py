@@ -16,7 +16,7 @@ from knapsack_rl import (
     homogeneous_allocate,
     knapsack_allocate,
 )
-from recipe.knapsack.studies.simulated_prompts import Population, StandingFilter
+from recipe.knapsack.studies.simulated_prompts import ROLLOUTS_PER_PROMPT, Population, StandingFilter
 
 N_LOW, N_UP = 2, 128
 
