@@ -135,7 +135,7 @@ def test_two_workers_have_the_gradient_of_one(tmp_path):
         (role, mode, cut, name)
         for role in ROLES
         for mode in LOSS_AGG_MODES
-        for cut in ("fixed-8", "dynamic-40")
+        for cut in ("fixed-32", "dynamic-40")
         for name in batches
     ]
     configs = [

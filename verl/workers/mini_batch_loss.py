@@ -97,7 +97,7 @@ class MiniBatchLoss:
         self._scales_by_mini_batch = loss_scale_by(self.config) == "mini_batch"
 
     def _update_by_mini_batch(self, update: Callable[[DataProto], dict[str, Any]], data: DataProto) -> dict[str, Any]:
-        """Call ``update`` with ``data`` while gradients are scaled; return its metrics, those of losses per mini-batch."""
+        """Call ``update`` with ``data`` while gradients are scaled; return its metrics, losses per mini-batch."""
         if not self._scales_by_mini_batch:
             return update(data)
         mask = data.batch["response_mask"]
