@@ -49,6 +49,7 @@ from verl.trainer.ppo.metric_utils import (
 from verl.trainer.ppo.reward import compute_reward, compute_reward_async
 from verl.trainer.ppo.rollouts import Exploration, RolloutRecord, effective_rollouts
 from verl.trainer.ppo.task_status import TaskStatus, TaskStatusError, prompt_id
+from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.ppo.ray_trainer import RayPPOTrainer as UpstreamRayPPOTrainer
 from verl.upstream.trainer.ppo.ray_trainer import ResourcePoolManager as UpstreamResourcePoolManager
 from verl.upstream.trainer.ppo.ray_trainer import (
@@ -835,3 +836,6 @@ class RayPPOTrainer(UpstreamRayPPOTrainer):
                 }
             )
         return metrics
+
+
+keep_upstream_names(globals())

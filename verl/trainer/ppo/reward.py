@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from ray import cloudpickle
 
 from verl import DataProto
+from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.ppo.reward import get_custom_reward_fn
 from verl.upstream.trainer.ppo.reward import load_reward_manager as load_upstream_reward_manager
 from verl.workers.reward_manager import (
@@ -235,3 +236,6 @@ def compute_reward_async(
             config, tokenizer, num_examine=0, **config.reward_model.get("reward_kwargs", {})
         )
     return compute_reward(data, reward_fn)
+
+
+keep_upstream_names(globals())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import Any
 
+from verl.upstream import keep_upstream_names
 from verl.upstream.utils.dataset.rl_dataset import RLHFDataset as UpstreamRLHFDataset
 from verl.upstream.utils.dataset.rl_dataset import collate_fn
 
@@ -36,3 +37,6 @@ class RLHFDataset(UpstreamRLHFDataset):
 def _has_media(column: Any) -> bool:
     """Whether a row's image or video column holds anything: it may be null, empty, or a list of nulls."""
     return column is not None and any(entry is not None for entry in column)
+
+
+keep_upstream_names(globals())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verl import DataProto
+from verl.upstream import keep_upstream_names
 from verl.upstream.workers.actor.dp_actor import DataParallelPPOActor as UpstreamActor
 from verl.workers.mini_batch_loss import MiniBatchLoss
 
@@ -23,3 +24,6 @@ class DataParallelPPOActor(MiniBatchLoss, UpstreamActor):
     def update_policy(self, data: DataProto) -> dict[str, Any]:
         """Update as upstream does; the metrics hold one value per mini-batch."""
         return self._update_by_mini_batch(super().update_policy, data)
+
+
+keep_upstream_names(globals())

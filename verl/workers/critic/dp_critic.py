@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verl import DataProto
+from verl.upstream import keep_upstream_names
 from verl.upstream.workers.critic.dp_critic import DataParallelPPOCritic as UpstreamCritic
 from verl.workers.mini_batch_loss import MiniBatchLoss
 
@@ -23,3 +24,6 @@ class DataParallelPPOCritic(MiniBatchLoss, UpstreamCritic):
     def update_critic(self, data: DataProto) -> dict[str, Any]:
         """Update as upstream does; the metrics hold one value per mini-batch."""
         return self._update_by_mini_batch(super().update_critic, data)
+
+
+keep_upstream_names(globals())
