@@ -16,8 +16,8 @@ from mini_batch_updates import (
 )
 from omegaconf import OmegaConf
 
+from knapsack_rl.dispatch import packed_order
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
-from verl.trainer.ppo.dispatch import packed_order
 from verl.workers.mini_batch_loss import BatchSize, loss_scale_by, micro_batch_weight
 
 CUTS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recipe.knapsack.step_plan import compose
+from recipe.knapsack.dry_run.step_plan import compose
 from verl.trainer.config.checks import check_files
 from verl.utils.reward_score import default_compute_score, math_reward
 

@@ -6,8 +6,8 @@ import hydra
 import pandas as pd
 import pytest
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks import check_config, check_upstream_rules
-from verl.trainer.config.exploration import ConfigError
 
 
 def compose(overrides: list[str]):

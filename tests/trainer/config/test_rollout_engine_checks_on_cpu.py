@@ -6,8 +6,8 @@ import hydra
 import pytest
 from packaging.version import Version
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config import rollout_engine_checks
-from verl.trainer.config.exploration import ConfigError
 from verl.trainer.config.rollout_engine_checks import check_rollout_engine
 
 NAME, MODE = "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.mode"
@@ -69,7 +69,7 @@ def test_what_runs_is_accepted(vllm_is, version, overrides):
         (
             "0.8.5",
             [f"{NAME}=vllm", f"{LOG_PROBS}=true"],
-            [f"{LOG_PROBS}=true", "0.10.2", "0.8.5 is installed", "Set it to false", "requirements-vllm.txt"],
+            [f"{LOG_PROBS}=true", "0.10.2", "0.8.5 is installed", "Set it to false", "requirements/vllm.txt"],
         ),
         ("0.10.1.1", [f"{NAME}=vllm", f"{LOG_PROBS}=true"], [f"{LOG_PROBS}=true", "0.10.1.1 is installed"]),
         ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),

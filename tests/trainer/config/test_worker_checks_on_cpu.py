@@ -5,10 +5,10 @@ from __future__ import annotations
 import hydra
 import pytest
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config import composition
 from verl.trainer.config.checks import find_config_errors
 from verl.trainer.config.composition import explain_composition_error
-from verl.trainer.config.exploration import ConfigError
 from verl.trainer.config.worker_checks import WORKER_CHECKS, longest_sequence
 
 MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"

@@ -20,7 +20,6 @@ from verl.trainer.ppo.reward import (
     add_rewards,
     compute_reward,
     load_reward_manager,
-    outcomes,
 )
 from verl.utils.reward_score import default_compute_score
 from verl.workers.reward_manager import get_reward_manager_cls, prime
@@ -350,20 +349,23 @@ def test_prime_passes_a_reward_models_scores_on():
     assert scores.sum(dim=-1).tolist() == [1.0] * 4 and columns == {}
 
 
-# ---------------------------------------------------------------- outcomes
+# ---------------------------------------------------------------- columns of the batch
 
 
 @pytest.mark.parametrize("name", MANAGERS)
-def test_outcomes_do_not_come_from_the_data(name):
+def test_the_columns_of_rewards_are_told_from_those_of_the_data(name):
     batch = make_batch(RESPONSES, acc=[0.0, 0.0, 1.0, 0.0])
     add_rewards(batch, *compute_reward(batch, make_manager(name, Verdict(0.0, 1.0))))
-    expected = [1.0, 1.0, 0.0, 1.0]
-    assert outcomes(batch).tolist() == expected
+    assert batch.batch["token_level_scores"].sum(dim=-1).tolist() == [1.0, 1.0, 0.0, 1.0]
+    of_the_reward = "acc" in batch.meta_info["reward_columns"]
+    assert of_the_reward == (name in ("dapo", "math_verify"))  # which make one of the score
+    assert batch.non_tensor_batch["acc"].tolist() == ([1.0, 1.0, 0.0, 1.0] if of_the_reward else [0.0, 0.0, 1.0, 0.0])
+
     batch = make_batch(RESPONSES, acc=[1.0] * 4)
-    reward = {"score": 0.5, "acc": np.bool_(False)}
-    add_rewards(batch, *compute_reward(batch, make_manager(name, Verdict({"score": 0.25, "acc": True}, reward))))
-    assert outcomes(batch).tolist() == [0.0, 0.0, 1.0, 0.0]
-    assert batch.meta_info["reward_columns"][:2] == ["acc", *(["pred"] if name == "math_verify" else ["score"])]
+    good, bad = {"score": 0.5, "acc": np.bool_(False)}, {"score": 0.25, "acc": True}
+    add_rewards(batch, *compute_reward(batch, make_manager(name, Verdict(bad, good))))
+    assert "acc" in batch.meta_info["reward_columns"]
+    assert batch.non_tensor_batch["acc"].tolist() == [False, False, True, False]
 
 
 def test_columns_of_any_kind_fit_the_batch():

@@ -1,6 +1,6 @@
 """Start-up checks of the whole configuration: what can be known to fail is refused before Ray starts.
 
-Every refusal is a :class:`~verl.trainer.config.exploration.ConfigError` of one line that names the key, the value and
+Every refusal is a :class:`~knapsack_rl.config.ConfigError` of one line that names the key, the value and
 what to do; limits that have nothing to do with each other are refused together, a line each.
 """
 
@@ -19,10 +19,10 @@ import pyarrow.parquet
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from verl.trainer.config.exploration import BudgetSchedule, ConfigError, ExplorationConfig
+from knapsack_rl import resolve_value_function, value_for_adv_estimator
+from knapsack_rl.config import BudgetSchedule, ConfigError, ExplorationConfig
 from verl.trainer.config.rollout_engine_checks import check_rollout_engine
 from verl.trainer.config.worker_checks import WORKER_CHECKS
-from verl.trainer.ppo.exploration_utils import resolve_value_function, value_for_adv_estimator
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.flash_attention import is_flash_attention_installed
 
@@ -203,7 +203,7 @@ def check_workers(config: DictConfig) -> None:
     ):
         raise ConfigError(
             "actor_rollout_ref.model.use_remove_padding=true needs flash-attn, which is not installed: install it (see "
-            "requirements-vllm.txt) or set it to false."
+            "requirements/vllm.txt) or set it to false."
         )
     strategy = config.actor_rollout_ref.actor.strategy
     if config.trainer.device == "cpu" and strategy != "fsdp2":

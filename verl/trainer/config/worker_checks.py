@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.trainer.config.exploration import ConfigError
+from knapsack_rl.config import ConfigError
 from verl.workers.reward_manager import get_reward_manager_cls
 
 __all__ = ["WORKER_CHECKS", "longest_sequence"]

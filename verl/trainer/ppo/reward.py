@@ -55,7 +55,6 @@ __all__ = [
     "compute_reward_async",
     "get_custom_reward_fn",
     "load_reward_manager",
-    "outcomes",
 ]
 
 # Upstream imports the file of a reward function under this name.
@@ -201,7 +200,8 @@ def compute_reward(data: DataProto, reward_fn: Callable[..., Any]) -> tuple[torc
 def add_rewards(batch: DataProto, scores: torch.Tensor, columns: Mapping[str, Sequence[Any]]) -> None:
     """Add what `compute_reward` returned to ``batch``.
 
-    Adds the tensor ``token_level_scores`` and a column per key; ``meta_info["reward_columns"]`` holds their names.
+    Adds the tensor ``token_level_scores`` and a column per key; ``meta_info["reward_columns"]`` holds their names, by
+    which they are told from columns of the data.
     """
     batch.batch["token_level_scores"] = scores
     for name, values in columns.items():
@@ -214,16 +214,6 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
     column = np.empty(len(values), dtype=object)
     column[:] = values
     return column
-
-
-def outcomes(batch: DataProto) -> np.ndarray:
-    """Return what each rollout of a batch achieved, (B,) float64: the reward function's ``acc``, or else its score.
-
-    A column ``acc`` that came with the data says nothing about the rollouts, and is not read.
-    """
-    if "acc" in batch.meta_info["reward_columns"]:
-        return np.asarray(batch.non_tensor_batch["acc"], dtype=float)
-    return batch.batch["token_level_scores"].sum(dim=-1).double().numpy()
 
 
 @ray.remote(num_cpus=1)
