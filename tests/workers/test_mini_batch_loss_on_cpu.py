@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from knapsack_rl.dispatch import packed_order
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
-from verl.workers.mini_batch_loss import BatchSize, loss_scale_by, micro_batch_weight
+from verl.workers.mini_batch_loss import BatchSize, global_mini_batch_sizes, loss_scale_by, micro_batch_weight
 
 CUTS = {
     "fixed-32": ["ppo_micro_batch_size_per_gpu=32"],
@@ -162,3 +162,11 @@ def test_an_unknown_loss_scale_is_refused_with_what_is_accepted():
         ValueError, match="loss_scale_by='batch' is not accepted: expected one of mini_batch, micro_batch"
     ):
         loss_scale_by(OmegaConf.create({"loss_scale_by": "batch"}))
+
+
+def test_rows_that_several_workers_hold_count_once():
+    mask = make_rows(uneven_lengths()).batch["response_mask"]
+    sizes = global_mini_batch_sizes(mask, 48)
+    assert [size.rows for size in sizes] == [48, 48, 32] and sum(size.tokens for size in sizes) == mask.sum()
+    doubled = torch.cat([torch.cat([part, part]) for part in mask.split(48)])
+    assert global_mini_batch_sizes(doubled, 96, copies=2) == sizes
