@@ -46,10 +46,10 @@ class RewardError(RuntimeError):
 class ScoreError(Exception):
     """What is wrong with one call of a scoring function; ``call`` holds the row's part of its arguments."""
 
-    def __init__(self, problem: str, call: Mapping[str, Any]) -> None:
+    def __init__(self, problem: str, call: Mapping[str, Any] | None = None) -> None:
         super().__init__(problem)
         self.problem = problem
-        self.call = call
+        self.call = call or {}  # the default lets it be unpickled
 
 
 def describe_row(data: DataProto, row: int) -> str:
@@ -66,10 +66,13 @@ def describe_row(data: DataProto, row: int) -> str:
 
 
 def reward_error(problem: str, data: DataProto, row: int | None) -> RewardError:
-    """Return the error that says what the reward function did and to which prompt; None is the batch as a whole."""
-    if row is None:
-        return RewardError(f"The reward function {problem} on the batch as a whole.")
-    return RewardError(f"The reward function {problem}. The prompt has {describe_row(data, row)}.")
+    """Return the error that says what the reward function did and for which prompt; None is the batch as a whole.
+
+    What ``problem`` says to be expected (after "; expected") comes last.
+    """
+    where = "on the batch as a whole" if row is None else f"for the prompt with {describe_row(data, row)}"
+    what, expects, expected = problem.partition("; expected")
+    return RewardError(f"The reward function {what} {where}{expects}{expected}.")
 
 
 def number(value: Any) -> float | None:
@@ -105,10 +108,8 @@ def plain(value: Any) -> Any:
 def column_problem(key: str, value: Any) -> str | None:
     """Say what is wrong with a row's value in a reward function's column, or return None."""
     if key in TRAINER_COLUMNS:
-        return (
-            f"returned the key {key!r}, which the trainer owns (as it owns {', '.join(TRAINER_COLUMNS)}): give the "
-            "column another name"
-        )
+        owned = ", ".join(TRAINER_COLUMNS)
+        return f"returned the key {key!r}, which the trainer owns; expected a name other than {owned}"
     if key == "acc":
         accuracy = number(value)
         if accuracy is None or not math.isfinite(accuracy):
@@ -127,7 +128,7 @@ def reward_problem(reward: Any) -> str | None:
         )
     columns = reward if isinstance(reward, Mapping) else {"score": reward}
     if "score" not in columns:
-        return f"returned a dictionary without the key 'score'; its keys are {_listed(columns)}"
+        return f"returned a dictionary without the key 'score'; expected it beside {_listed(columns) or 'any others'}"
     score = number(columns["score"])
     if score is None or not math.isfinite(score):
         return f"returned {_shortened(columns['score'])}; expected a finite number"
