@@ -123,7 +123,7 @@ def reward_problem(reward: Any) -> str | None:
         if inspect.iscoroutine(reward):
             reward.close()
         return (
-            "is asynchronous: it returned a coroutine, which nothing waits for; expected a plain function that "
+            "is asynchronous: it returned a coroutine that is never awaited; expected a plain function that "
             "returns the score (it may call asyncio.run)"
         )
     columns = reward if isinstance(reward, Mapping) else {"score": reward}
