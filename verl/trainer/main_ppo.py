@@ -26,6 +26,7 @@ from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composit
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer, ResourcePoolManager, Role
 from verl.trainer.ppo.reward import load_reward_manager
+from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.main_ppo import create_rl_dataset
 from verl.upstream.trainer.main_ppo import create_rl_sampler as create_upstream_sampler
 from verl.utils.device import is_cuda_available
@@ -248,6 +249,9 @@ def create_rl_sampler(data_config: DictConfig, dataset: Dataset) -> Sampler:
     if type(sampler) is RandomSampler:
         return ResumableRandomSampler(dataset, generator=sampler.generator)
     return sampler
+
+
+keep_upstream_names(globals())
 
 
 if __name__ == "__main__":

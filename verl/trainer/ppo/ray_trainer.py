@@ -41,6 +41,7 @@ from verl.trainer.ppo.samplers import OneBatch, Sampler, UntilEffective
 from verl.trainer.ppo.step import TrainingStep
 from verl.trainer.ppo.step_metrics import batch_metrics
 from verl.trainer.ppo.training_run import TrainingRun
+from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.ppo.ray_trainer import RayPPOTrainer as UpstreamRayPPOTrainer
 from verl.upstream.trainer.ppo.ray_trainer import ResourcePoolManager as UpstreamResourcePoolManager
 from verl.upstream.trainer.ppo.ray_trainer import (
@@ -398,3 +399,6 @@ class RayPPOTrainer(TrainingRun, UpstreamRayPPOTrainer):
         if self.logger.has("wandb") and self._is_due(self.exploration.log_histogram_every, step):
             charts = wandb_charts(step.success_rates, step.budgets)
             self.logger.log(data=charts, step=step.number, backend=["wandb"])
+
+
+keep_upstream_names(globals())
