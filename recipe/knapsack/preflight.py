@@ -9,7 +9,6 @@ from __future__ import annotations
 import netrc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -20,15 +19,12 @@ from urllib.parse import urlsplit
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.knapsack.model_size import ModelSize, hub_name
-from verl.trainer.config.checks import find_config_errors
-from verl.trainer.config.exploration import ConfigError
-from verl.trainer.config.worker_checks import longest_sequence
+from verl.trainer.config.checks import ConfigError, Facts, find_config_errors, longest_sequence, look_around
 
 MADE_BY = {
     "dapo_math_17k": "python3 examples/data_preprocess/dapo_math_17k.py",
     "math_evaluation": "python3 examples/data_preprocess/math_evaluation.py",
 }
-_ELSEWHERE = "hdfs://not-here"
 # What verl 0.5.0 reads though it has no default, and sections that it hands on as a whole; all below them is known too.
 _READ_WITHOUT_DEFAULT = (
     "*.override_config",
@@ -135,39 +131,11 @@ def find_errors(config: DictConfig, defaults: DictConfig, size: ModelSize | None
         defaults: the same without the user's overrides.
         size: of the model; None leaves out the limits that depend on it.
     """
-    with _as_on_a_cluster():
-        model_limits = (lambda config: check_model_limits(config, size),) if size else ()
-        return [str(error) for error in find_config_errors(_without_missing(config), defaults, model_limits)]
+    model_limits = (lambda config, facts: check_model_limits(config, facts, size),) if size else ()
+    return list(map(str, find_config_errors(config, defaults, look_around(trains_here=False), model_limits)))
 
 
-@contextmanager
-def _as_on_a_cluster() -> Iterator[None]:
-    """Within the context the trainer's checks take the GPUs to be elsewhere, on a Ray cluster that would be joined."""
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = before or "dry-run"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RAY_ADDRESS"]
-
-
-def _without_missing(config: DictConfig) -> DictConfig:
-    """A copy in which what is missing counts as being on a remote file system, which the trainer's checks skip."""
-    config = config.copy()
-    absent = {missing.value for missing in find_missing(config)}
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        if isinstance(files, ListConfig):
-            config.data[key] = [_ELSEWHERE if path in absent else path for path in files]
-        elif files in absent:
-            config.data[key] = _ELSEWHERE
-    if config.actor_rollout_ref.model.path in absent:
-        config.actor_rollout_ref.model.path = _ELSEWHERE
-    return config
-
-
-def check_model_limits(config: DictConfig, size: ModelSize) -> None:
+def check_model_limits(config: DictConfig, facts: Facts, size: ModelSize) -> None:
     """Refuse sequences that the model is not made for, and heads that the GPUs of an engine cannot share."""
     if longest_sequence(config) > size.max_positions:
         raise ConfigError(

@@ -23,9 +23,8 @@ from omegaconf import DictConfig, ListConfig
 
 from recipe.knapsack.model_size import ModelSize, model_size
 from recipe.knapsack.preflight import Missing, find_errors, find_missing, find_unknown_keys
-from verl.trainer.config.checks import exploration_config
+from verl.trainer.config.checks import exploration_config, longest_sequence
 from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
-from verl.trainer.config.worker_checks import longest_sequence
 from verl.utils.quiet import prints_to_log
 
 logger = logging.getLogger(__name__)

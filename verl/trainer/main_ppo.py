@@ -19,9 +19,8 @@ from torch.utils.data import Dataset, RandomSampler, Sampler
 from torchdata.stateful_dataloader.sampler import RandomSampler as ResumableRandomSampler
 
 import verl
-from verl.trainer.config.checks import check_config, joins_existing_cluster
+from verl.trainer.config.checks import ConfigError, check_config, joins_existing_cluster
 from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
-from verl.trainer.config.exploration import ConfigError
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer, ResourcePoolManager, Role
 from verl.trainer.ppo.reward import load_reward_manager

@@ -6,8 +6,9 @@ import hydra
 import pandas as pd
 import pytest
 
-from verl.trainer.config.checks import check_config, check_upstream_rules
-from verl.trainer.config.exploration import ConfigError
+from verl.trainer.config.checks import ConfigError, Facts, check_config
+from verl.trainer.config.checks.budgets import check_micro_batches_divide
+from verl.trainer.config.checks.facts import RayCluster
 
 
 def compose(overrides: list[str]):
@@ -130,15 +131,18 @@ def test_gpus_that_share_a_sequence_have_the_same_rows_of_a_mini_batch(runnable,
         [*runnable, "trainer.n_gpus_per_node=4", "actor_rollout_ref.model.use_remove_padding=true", micro_batch]
     )
     with pytest.raises(ConfigError, match="128 rows"):
-        check_upstream_rules(config)
+        check_micro_batches_divide(config, Facts())
     config.actor_rollout_ref.actor.ulysses_sequence_parallel_size = 2
-    check_upstream_rules(config)
+    check_micro_batches_divide(config, Facts())
 
 
-def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults, monkeypatch):
-    monkeypatch.setattr("verl.trainer.config.checks.torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: False)
+def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults):
+    config = compose([*runnable, "trainer.device=cuda"])
     with pytest.raises(ConfigError, match="make quickstart"):
-        check_config(compose([*runnable, "trainer.device=cuda"]), defaults)
-    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: True)
-    check_config(compose([*runnable, "trainer.device=cuda"]), defaults)
+        check_config(config, defaults, Facts())
+    for facts in (
+        Facts(has_gpu=True),
+        Facts(cluster=RayCluster("head:6379", "RAY_ADDRESS", answers=True)),
+        Facts(trains_here=False),
+    ):
+        check_config(config, defaults, facts)
