@@ -178,8 +178,7 @@ _REAL += ("algorithm.kl_ctrl.horizon", "trainer.ray_wait_register_center_timeout
 # Their default is a number, and null switches them off or leaves them to another key.
 _NULLABLE = ("algorithm.adv_clip", f"{_ACTOR}.clip_ratio_low", f"{_ACTOR}.clip_ratio_high")
 # Their default is a text, and a list of texts is accepted too.
-_LISTABLE = ("data.train_files", "data.val_files", "actor_rollout_ref.model.target_modules")
-_LISTABLE += ("critic.model.target_modules",)
+_LISTABLE = (
     "data.train_files",
     "data.val_files",
     "actor_rollout_ref.model.target_modules",
