@@ -6,7 +6,6 @@ are not here are named instead of refused. To these come the limits of the model
 
 from __future__ import annotations
 
-import netrc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,12 +13,12 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from recipe.knapsack.model_size import ModelSize, hub_name
 from verl.trainer.config.checks import ConfigError, Facts, find_config_errors, longest_sequence, look_around
+from verl.trainer.config.checks.run_folder import WANDB_REMEDY, is_logged_in_to_wandb
 
 MADE_BY = {
     "dapo_math_17k": "python3 examples/data_preprocess/dapo_math_17k.py",
@@ -85,9 +84,8 @@ def find_missing(config: DictConfig) -> list[Missing]:
     model = str(config.actor_rollout_ref.model.path)
     if _is_local_folder(model) and not (Path(model).expanduser() / "config.json").is_file():
         missing.append(Missing("actor_rollout_ref.model.path", model, _how_to_get_model(model)))
-    if "wandb" in config.trainer.logger and not _is_logged_in_to_wandb():
-        remedy = "set WANDB_API_KEY, or WANDB_MODE=offline, or leave wandb out of trainer.logger"
-        missing.append(Missing("trainer.logger", "wandb without a login", remedy))
+    if "wandb" in config.trainer.logger and not is_logged_in_to_wandb(os.environ):
+        missing.append(Missing("trainer.logger", "wandb without a login", WANDB_REMEDY))
     return missing
 
 
@@ -111,16 +109,6 @@ def _how_to_get_model(folder: str) -> str:
 
 def _is_local_folder(model: str) -> bool:
     return "://" not in model and (Path(model).expanduser().is_absolute() or model.startswith("."))
-
-
-def _is_logged_in_to_wandb() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
 
 
 def find_errors(config: DictConfig, defaults: DictConfig, size: ModelSize | None) -> list[str]:

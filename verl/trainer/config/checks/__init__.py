@@ -13,13 +13,18 @@ from omegaconf import DictConfig
 
 from verl.trainer.config.checks import (
     budgets,
+    data,
     device,
     engine,
     estimators,
     files,
     kinds,
     limits,
+    models,
+    prompts,
+    resume,
     rewards,
+    run_folder,
     sampling,
     upstream,
 )
@@ -34,6 +39,7 @@ __all__ = [
     "check_config",
     "exploration_config",
     "find_config_errors",
+    "find_config_notices",
     "iterate_scalars",
     "joins_existing_cluster",
     "longest_sequence",
@@ -53,23 +59,37 @@ IN_ORDER: tuple[Check, ...] = (
     engine.check_rollout_engine,
     budgets.check_budgets,
     estimators.check_groups,
+    sampling.check_sampling,
     upstream.check_upstream_rules,
     budgets.check_mini_batches,
     budgets.check_micro_batches_divide,
     files.check_data_files,
-    files.check_model,
+    data.check_columns,
+    models.check_models,
+    rewards.check_reward_manager,
     rewards.check_reward_function,
 )
 """Each relies on what those before it accept; the first refusal ends them."""
 
 INDEPENDENT: tuple[Check, ...] = (
     kinds.check_checkpoint_contents,
-    sampling.check_sampling,
     budgets.check_dynamic_sampling,
-    rewards.check_reward_manager,
+    rewards.check_manager_arguments,
     rewards.check_resampling,
     limits.check_micro_batch_tokens,
     limits.check_engine_tokens,
+    data.check_files_agree,
+    data.check_row_counts,
+    data.check_rows,
+    prompts.check_prompt_lengths,
+    run_folder.check_folders,
+    run_folder.check_not_in_use,
+    run_folder.check_loggers,
+    resume.check_resume_path,
+    resume.check_resumed_contents,
+    resume.check_resumed_workers,
+    resume.check_resumed_model,
+    resume.check_resumed_data,
 )
 """Made of what `IN_ORDER` accepts; all their refusals are told."""
 
@@ -110,6 +130,11 @@ def find_config_errors(
     except ConfigError as error:
         return [error]
     return list(filter(None, (_error_of(check, config, facts) for check in (*INDEPENDENT, *further_checks))))
+
+
+def find_config_notices(config: DictConfig) -> list[str]:
+    """Return a line for each thing that is worth knowing of a configuration that can run."""
+    return [*resume.resume_notices(config), *prompts.prompt_notices(config)]
 
 
 def _error_of(check: Check, config: DictConfig, facts: Facts) -> ConfigError | None:

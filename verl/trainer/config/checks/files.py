@@ -1,8 +1,7 @@
-"""Start-up checks of what the configuration names on disk: data files, the model, the reward function."""
+"""Start-up checks of the data files: they are there, are parquet, and hold enough prompts."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pyarrow
@@ -13,14 +12,12 @@ from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import DATA_KEYS, data_paths, is_remote, prompts_per_batch
 from verl.trainer.config.exploration import ConfigError
 
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
 
 def check_data_files(config: DictConfig, facts: Facts) -> None:
     """Refuse data files that are missing, no parquet, or hold too few prompts; remote paths are left alone."""
     if config.data.custom_cls.path is not None:
         return  # a data set class of the user's own reads what it likes
-    rows = {key: _count_rows(config, facts, key) for key in DATA_KEYS}
+    rows = {key: count_rows(config, facts, key) for key in DATA_KEYS}
     if rows["train_files"] is not None and rows["train_files"] < prompts_per_batch(config):
         raise ConfigError(
             f"data.train_files holds {rows['train_files']} prompts, fewer than data.train_batch_size="
@@ -28,13 +25,13 @@ def check_data_files(config: DictConfig, facts: Facts) -> None:
         )
 
 
-def _count_rows(config: DictConfig, facts: Facts, key: str) -> int | None:
+def count_rows(config: DictConfig, facts: Facts, key: str) -> int | None:
     """Return the number of prompts under ``data.<key>``; None if some of its files are not here."""
-    counts = [_count_rows_of(f"data.{key}", path, config, facts) for path in data_paths(config, key)]
+    counts = [_rows_of(f"data.{key}", path, config, facts) for path in data_paths(config, key)]
     return None if None in counts else sum(filter(None, counts))
 
 
-def _count_rows_of(key: str, path: str, config: DictConfig, facts: Facts) -> int | None:
+def _rows_of(key: str, path: str, config: DictConfig, facts: Facts) -> int | None:
     file = Path(path).expanduser()
     if is_remote(path) or not (facts.trains_here or file.is_file()):
         return None
@@ -51,18 +48,3 @@ def _count_rows_of(key: str, path: str, config: DictConfig, facts: Facts) -> int
             "expected verl's schema (see the README on data)."
         )
     return metadata.num_rows
-
-
-def check_model(config: DictConfig, facts: Facts) -> None:
-    """Refuse a model that is not there; remote paths and hub names are left alone."""
-    path = str(config.actor_rollout_ref.model.path)
-    folder = Path(path).expanduser()
-    if is_remote(path):
-        return
-    if folder.is_dir():
-        if not (folder / "config.json").is_file() and facts.trains_here:
-            raise ConfigError(f"actor_rollout_ref.model.path={path} has no config.json: expected a transformers model.")
-    elif not _HUB_NAME.fullmatch(path) and facts.trains_here:
-        raise ConfigError(
-            f"actor_rollout_ref.model.path={path} does not exist: give a transformers model's folder or a hub name."
-        )

@@ -1,0 +1,233 @@
+"""Start-up checks of prompts: their length in tokens, and equal prompts with different answers.
+
+A prompt's bytes bound its tokens, since a token covers at least a byte. Only prompts that this bound does not clear are
+tokenised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+from omegaconf import DictConfig
+
+from verl.trainer.config.checks.facts import Facts
+from verl.trainer.config.checks.reading import DATA_KEYS, local_data_files, prompts_per_batch
+from verl.trainer.config.exploration import ConfigError
+
+MOST_ROWS = 1_000_000
+"""Rows of a key's files that are looked at; of more data, these are the first."""
+MOST_TOKENISED = 8_000
+"""Prompts that are tokenised at most, the longest first: about two seconds."""
+# Marks that a tokenizer may add at the start of a text.
+_SLACK = 8
+_SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The messages of the prompts under one key.
+
+    Attributes:
+        key: ``data.train_files`` or ``data.val_files``.
+        messages: N lists of structs of role and content.
+        rows_in_files: how many there are; N or more.
+    """
+
+    key: str
+    messages: pyarrow.ChunkedArray
+    rows_in_files: int
+
+    def joined(self, field: str) -> pyarrow.ChunkedArray:
+        """(N,) strings: the role or the content of all messages of each prompt."""
+        return pyarrow.chunked_array(
+            [_joined(chunk, field) for chunk in self.messages.chunks] or [pyarrow.array([], pyarrow.large_string())]
+        )
+
+    def take(self, rows: np.ndarray) -> list[list[dict[str, Any]]]:
+        """The messages of the prompts with these row numbers, as verl's data set hands them to the tokenizer."""
+        return self.messages.take(pyarrow.array(rows)).to_pylist()
+
+
+def _joined(lists: pyarrow.ListArray, field: str) -> pyarrow.Array:
+    values = pyarrow.compute.fill_null(pyarrow.compute.struct_field(lists.flatten(), field), "")
+    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(lists), 0)
+    offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int32)
+    texts = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), values.cast(pyarrow.string()))
+    return pyarrow.compute.binary_join(texts, _SEPARATOR).cast(pyarrow.large_string())
+
+
+def read_prompts(config: DictConfig, key: str) -> Prompts | None:
+    """Return the prompts under ``data.<key>``; None if they are not here, are not text alone, or not verl's."""
+    files = local_data_files(config, key)
+    if not files or config.data.custom_cls.path is not None:
+        return None
+    name, chunks, left = config.data.prompt_key, [], MOST_ROWS
+    for file in files:
+        schema = pyarrow.parquet.read_schema(file)
+        media = {config.data.image_key, config.data.video_key} & set(schema.names)
+        if media or not _has_text_messages(schema.field(name).type):
+            return None
+        for batch in _first_rows(file, [name], left):
+            chunks.append(batch.column(0))
+            left -= len(batch)
+    rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+    return Prompts(f"data.{key}", pyarrow.chunked_array(chunks), rows) if chunks else None
+
+
+def _has_text_messages(kind: pyarrow.DataType) -> bool:
+    content = kind.value_type.field("content").type
+    return pyarrow.types.is_string(content) or pyarrow.types.is_large_string(content)
+
+
+def _first_rows(file: Path, columns: list[str], most: int) -> Iterator[pyarrow.RecordBatch]:
+    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=65_536, columns=columns):
+        if most <= 0:
+            return
+        yield batch[:most]
+        most -= len(batch)
+
+
+def check_prompt_lengths(config: DictConfig, facts: Facts) -> None:
+    """Refuse data with prompts that are too long to train on, or of which a filter would leave too few.
+
+    Raises:
+        ConfigError: the tokenizer cannot be loaded or has no chat template, or prompts are too long.
+    """
+    folder = Path(str(config.actor_rollout_ref.model.path)).expanduser()
+    if not (folder / "config.json").is_file():
+        return  # on the hub, or elsewhere: what is not here cannot be judged
+    tokenizer = load_tokenizer(config, folder)
+    for key in DATA_KEYS:
+        if key == "val_files" and not (config.trainer.test_freq > 0 or config.trainer.val_before_train):
+            continue
+        if config.data.filter_overlong_prompts:
+            _check_enough_fit(config, key, tokenizer)
+        elif config.data.truncation == "error":
+            _check_all_fit(config, key, tokenizer)
+
+
+def load_tokenizer(config: DictConfig, folder: Path) -> Any:
+    """Return the model's tokenizer, which must have a chat template."""
+    from verl.utils import hf_tokenizer
+
+    path = config.actor_rollout_ref.model.path
+    try:
+        tokenizer = hf_tokenizer(str(folder), trust_remote_code=config.data.get("trust_remote_code", False))
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"actor_rollout_ref.model.path={path}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}"
+        ) from error
+    is_multimodal = (folder / "preprocessor_config.json").is_file()
+    if tokenizer.chat_template is None and not is_multimodal and config.data.custom_cls.path is None:
+        raise ConfigError(
+            f"actor_rollout_ref.model.path={path} has no chat template, by which messages become a prompt: use a model "
+            "that has one, or add a file chat_template.jinja to a copy of it."
+        )
+    return tokenizer
+
+
+def _check_all_fit(config: DictConfig, key: str, tokenizer: Any) -> None:
+    prompts = read_prompts(config, key)
+    if prompts is None:
+        return
+    rows = _rows_in_doubt(config, prompts, tokenizer)[:MOST_TOKENISED]
+    lengths = _tokens(prompts, rows, tokenizer)
+    longest, count = int(lengths.max(initial=0)), int((lengths > config.data.max_prompt_length).sum())
+    if count:
+        raise ConfigError(
+            f"{prompts.key} has {count} of {prompts.rows_in_files} prompts that exceed data.max_prompt_length="
+            f"{config.data.max_prompt_length} tokens (row {rows[int(lengths.argmax())]}: {longest}), and "
+            "data.truncation=error would end the run at the first of them: set data.filter_overlong_prompts=true, "
+            "or raise "
+            f"data.max_prompt_length to {longest}."
+        )
+
+
+def _check_enough_fit(config: DictConfig, key: str, tokenizer: Any) -> None:
+    prompts = read_prompts(config, key)
+    needed = prompts_per_batch(config) if key == "train_files" else 1
+    if prompts is None or prompts.rows_in_files < needed:
+        return
+    in_doubt = _rows_in_doubt(config, prompts, tokenizer)
+    fitting = prompts.rows_in_files - len(in_doubt)
+    shortest_first = in_doubt[::-1][:MOST_TOKENISED]
+    if fitting < needed:
+        lengths = _tokens(prompts, shortest_first, tokenizer)
+        fitting += int((lengths <= config.data.max_prompt_length).sum())
+    if fitting < needed and len(in_doubt) <= MOST_TOKENISED:
+        wanted = f"data.train_batch_size={needed} prompts" if key == "train_files" else "one prompt"
+        raise ConfigError(
+            f"data.filter_overlong_prompts=true leaves {fitting} of the {prompts.rows_in_files} prompts of "
+            f"{prompts.key}, "
+            f"fewer than {wanted}: raise data.max_prompt_length={config.data.max_prompt_length}, or give more data."
+        )
+
+
+def _rows_in_doubt(config: DictConfig, prompts: Prompts, tokenizer: Any) -> np.ndarray:
+    """Return the rows that may have more tokens than allowed, the longest in bytes first."""
+    size = pyarrow.compute.binary_length(prompts.joined("content")).to_numpy()
+    signatures = prompts.joined("role").combine_chunks().dictionary_encode()
+    codes = signatures.indices.to_numpy()
+    added = np.zeros(len(signatures.dictionary), np.int64)
+    first_rows = np.unique(codes, return_index=True)[1]
+    for code, row, messages in zip(codes[first_rows], first_rows, prompts.take(first_rows), strict=True):
+        added[code] = len(_render(messages, tokenizer).encode()) - size[row]
+    bound = size + np.maximum(added, 0)[codes] + _SLACK
+    rows = np.flatnonzero(bound > config.data.max_prompt_length)
+    return rows[np.argsort(-bound[rows], kind="stable")]
+
+
+def _render(messages: list[dict[str, Any]], tokenizer: Any) -> str:
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+def _tokens(prompts: Prompts, rows: np.ndarray, tokenizer: Any) -> np.ndarray:
+    """(len(rows),) number of tokens, as verl's data set counts them."""
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    texts = [_render(messages, tokenizer) for messages in prompts.take(rows)]
+    return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+
+
+def prompt_notices(config: DictConfig) -> list[str]:
+    """Return a line about equal prompts of the training data that have different answers, if there are any."""
+    prompts = read_prompts(config, "train_files")
+    if prompts is None or config.reward_model.enable:
+        return []
+    columns = [config.data.reward_fn_key, "reward_model"]
+    batches: list[pyarrow.RecordBatch] = []
+    for file in local_data_files(config, "train_files"):
+        if not set(columns) <= set(pyarrow.parquet.read_schema(file).names):
+            return []
+        wanted = [columns[0], "reward_model.ground_truth"]
+        batches += _first_rows(file, wanted, MOST_ROWS - sum(map(len, batches)))
+    table = pyarrow.Table.from_batches(batches)
+    answers = pyarrow.compute.struct_field(table["reward_model"], "ground_truth")
+    if pyarrow.types.is_nested(answers.type):
+        return []
+    compared = pyarrow.table(
+        {
+            "source": table[columns[0]],
+            "roles": prompts.joined("role"),
+            "text": prompts.joined("content"),
+            "answer": answers,
+        }
+    )
+    groups = compared.group_by(["source", "roles", "text"]).aggregate([("answer", "count_distinct")])
+    count = pyarrow.compute.sum(pyarrow.compute.greater(groups["answer_count_distinct"], 1)).as_py() or 0
+    if not count:
+        return []
+    looked_at = "" if len(table) == prompts.rows_in_files else f" (of the first {len(table)} rows)"
+    return [
+        f"{prompts.key} has {count} prompts{looked_at} that are there with different answers: a prompt's success "
+        "rate is "
+        "kept by its text, so that their rollouts are counted together. Keep one answer to each."
+    ]
