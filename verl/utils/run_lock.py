@@ -22,7 +22,7 @@ from typing import BinaryIO
 LOCK_FILE = "run.lock"
 BEAT_SECONDS = 30.0
 """Seconds between two beats of a holder, which touch the file."""
-SILENCE_SECONDS = 5 * BEAT_SECONDS
+SILENCE_SECONDS = 4 * BEAT_SECONDS
 """A holder on another machine that was silent for so long counts as dead."""
 
 

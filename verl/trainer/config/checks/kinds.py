@@ -42,12 +42,17 @@ def _one_of(*names: str) -> Kind:
     return Kind(f"one of {', '.join(names)}", lambda value: value in names)
 
 
-def _is_positive_integers(value: Any) -> bool:
-    return isinstance(value, ListConfig) and all(is_integer(entry) and entry >= 1 for entry in value)
+def _list_of_integers_from(minimum: int, example: str) -> Kind:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, ListConfig) and all(is_integer(entry) and entry >= minimum for entry in value)
+
+    return Kind(f"a list such as {example}", accepts)
 
 
 COUNT = _integer_from(1)
 INDEX = _integer_from(0)
+INTEGER = Kind("an integer", is_integer)
+RANKS = _list_of_integers_from(0, "[0,1]")
 TEXT = Kind("text (quote it if it looks like a number)", lambda value: isinstance(value, str))
 TEXTS = Kind("text or a list of texts", lambda value: isinstance(value, str | ListConfig))
 SHARE = Kind("a number in [0, 1]", lambda value: is_number(value) and 0 <= value <= 1)
@@ -84,7 +89,7 @@ KINDS_WITHOUT_DEFAULT: Mapping[str, Kind] = {
     "actor_rollout_ref.model.external_lib": TEXT,
     "actor_rollout_ref.model.exclude_modules": TEXTS,
     "trainer.total_training_steps": COUNT,
-    "trainer.profile_steps": Kind("a list of steps such as [1,2]", _is_positive_integers),
+    "trainer.profile_steps": _list_of_integers_from(1, "[1,2]"),
     "trainer.worker_nsight_options.capture-range-end": TEXT,
     "trainer.rollout_data_dir": TEXT,
     "trainer.validation_data_dir": TEXT,
@@ -109,6 +114,30 @@ KINDS_WITHOUT_DEFAULT: Mapping[str, Kind] = {
     "custom_reward_function.path": TEXT,
     "ray_init.num_cpus": COUNT,
     "ray_init.timeline_json_file": TEXT,
+    **{
+        f"{section}.megatron.{name}": kind
+        for section in (_ACTOR, "actor_rollout_ref.ref", "critic", "reward_model")
+        for name, kind in (
+            ("virtual_pipeline_model_parallel_size", COUNT),
+            ("expert_tensor_parallel_size", COUNT),
+            ("dist_checkpointing_path", TEXT),
+        )
+        if (section, name) != ("actor_rollout_ref.ref", "expert_tensor_parallel_size")
+    },
+    **{
+        f"{section}.optim.{name}": INTEGER
+        for section in (_ACTOR, "critic")
+        for name in ("lr_warmup_steps", "lr_decay_steps", "lr_wsd_decay_steps")
+    },
+    **{
+        f"{section}.profile.{name}": kind
+        for section in (_ACTOR, "actor_rollout_ref.ref")
+        for name, kind in (("profile_ranks", RANKS), ("save_path", TEXT))
+    },
+    f"{_ACTOR}.data_loader_seed": INDEX,
+    f"{_ACTOR}.megatron.override_transformer_config.recompute_granularity": _one_of("full", "selective"),
+    f"{_ACTOR}.megatron.override_transformer_config.recompute_method": _one_of("uniform", "block"),
+    f"{_ACTOR}.megatron.override_transformer_config.recompute_num_layers": COUNT,
     # Read by verl though its configuration does not have them.
     "data.gen_batch_size": COUNT,
     "data.seed": INDEX,
@@ -206,7 +235,7 @@ def check_types(config: DictConfig, defaults: DictConfig) -> None:
 def _check_type(key: str, value: Any, default: Any) -> None:
     expected = ""
     if value is None:
-        if is_number(default) and key not in _NULLABLE:
+        if isinstance(default, int | float) and key not in _NULLABLE:
             expected = "true or false" if isinstance(default, bool) else "a number"
     elif isinstance(default, bool):
         expected = "" if isinstance(value, bool) else "true or false"
