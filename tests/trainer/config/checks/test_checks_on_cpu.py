@@ -39,6 +39,7 @@ def runnable(warm_start) -> list[str]:
         "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
         "critic.strategy=fsdp2",
+        "trainer.logger=[]",
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -117,6 +118,35 @@ def test_equal_prompts_with_different_answers_are_counted(config_with, settings,
     disagreeing = [*agreeing, answered("1+1=", "3"), answered("2+2=", "5"), answered("3+3=", "6")]
     (notice,) = prompt_notices(config_with(settings(3, **{TRAIN: str(write(disagreeing, "two.parquet"))})))
     assert "data.train_files has 2 prompts that are there with different answers" in notice
+
+
+def test_data_that_are_not_looked_at_in_full_are_said_to_be(config_with, settings, refusal, monkeypatch):
+    monkeypatch.setattr(prompts, "MOST_ROWS", 3)
+    (notice,) = prompt_notices(config_with(settings(2, 3, 4, 80)))
+    assert "only the first 3 of 4 prompts were looked at" in notice
+    assert refusal(check_prompt_lengths, settings(3, 3, 3, 80, **{VAL: "hdfs://val"})) == ""
+    too_long = settings(80, 80, 80, 3, 3, **{"data.filter_overlong_prompts": True})
+    assert refusal(check_prompt_lengths, too_long) == ""
+
+
+def test_prompts_of_several_messages_are_measured_together(refusal, settings, write):
+    turns = [{"role": role, "content": "111"} for role in ("system", "user")]
+    file = str(write([row(0, prompt=turns), row(1), row(2, prompt=[*turns, turns[0]])], "turns.parquet"))
+    assert "(row 2: 9)" in refusal(check_prompt_lengths, settings(3, **{TRAIN: file}))
+
+
+def test_prompts_that_the_tokenizer_refuses_are_said_to_be_the_cause(refusal, settings, warm_start, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(warm_start / "model", model)
+    (model / "chat_template.jinja").write_text("{{ raise_exception('no system message') }}")
+    said = refusal(check_prompt_lengths, settings(3, 3, **{"actor_rollout_ref.model.path": str(model)}))
+    assert "data.train_files holds prompts" in said and "no system message" in said
+
+
+def test_measuring_leaves_no_trace_in_the_environment(refusal, settings, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    refusal(check_prompt_lengths, settings(3, 80))
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
 
 
 def test_data_that_are_not_messages_of_text_have_no_notice(config_with, settings, write):

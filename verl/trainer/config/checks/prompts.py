@@ -6,7 +6,9 @@ tokenised.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,8 @@ from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import DATA_KEYS, local_data_files, prompts_per_batch
 from verl.trainer.config.exploration import ConfigError
 
-MOST_ROWS = 1_000_000
-"""Rows of a key's files that are looked at; of more data, these are the first."""
+MOST_ROWS = 200_000
+"""Rows of a key's files that are looked at; of more data, these are the first. About a second."""
 MOST_TOKENISED = 8_000
 """Prompts that are tokenised at most, the longest first: about two seconds."""
 # Marks that a tokenizer may add at the start of a text.
@@ -46,9 +48,12 @@ class Prompts:
 
     def joined(self, field: str) -> pyarrow.ChunkedArray:
         """(N,) strings: the role or the content of all messages of each prompt."""
-        return pyarrow.chunked_array(
-            [_joined(chunk, field) for chunk in self.messages.chunks] or [pyarrow.array([], pyarrow.large_string())]
-        )
+        return pyarrow.chunked_array([_joined(chunk, field) for chunk in self.messages.chunks], pyarrow.large_string())
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(N,) int64, bytes of the content of all messages of each prompt."""
+        return np.concatenate([_sizes(chunk) for chunk in self.messages.chunks])
 
     def take(self, rows: np.ndarray) -> list[list[dict[str, Any]]]:
         """The messages of the prompts with these row numbers, as verl's data set hands them to the tokenizer."""
@@ -56,11 +61,24 @@ class Prompts:
 
 
 def _joined(lists: pyarrow.ListArray, field: str) -> pyarrow.Array:
-    values = pyarrow.compute.fill_null(pyarrow.compute.struct_field(lists.flatten(), field), "")
-    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(lists), 0)
-    offsets = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int32)
-    texts = pyarrow.ListArray.from_arrays(pyarrow.array(offsets), values.cast(pyarrow.string()))
+    values, offsets = _flattened(lists, field)
+    if len(values) == len(lists) == offsets[-1] and (np.diff(offsets) == 1).all():
+        return values.cast(pyarrow.large_string())
+    texts = pyarrow.ListArray.from_arrays(pyarrow.array(offsets, pyarrow.int32()), values)
     return pyarrow.compute.binary_join(texts, _SEPARATOR).cast(pyarrow.large_string())
+
+
+def _sizes(lists: pyarrow.ListArray) -> np.ndarray:
+    values, offsets = _flattened(lists, "content")
+    ends = np.concatenate([[0], np.cumsum(pyarrow.compute.binary_length(values).to_numpy(), dtype=np.int64)])
+    return ends[offsets[1:]] - ends[offsets[:-1]]
+
+
+def _flattened(lists: pyarrow.ListArray, field: str) -> tuple[pyarrow.Array, np.ndarray]:
+    """Return the values of ``field`` in all messages, and the offsets of each prompt's messages in them."""
+    values = pyarrow.compute.fill_null(pyarrow.compute.struct_field(lists.flatten(), field).cast(pyarrow.string()), "")
+    lengths = pyarrow.compute.fill_null(pyarrow.compute.list_value_length(lists), 0)
+    return values, np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))]).astype(np.int64)
 
 
 def read_prompts(config: DictConfig, key: str) -> Prompts | None:
@@ -157,12 +175,13 @@ def _check_enough_fit(config: DictConfig, key: str, tokenizer: Any) -> None:
     if prompts is None or prompts.rows_in_files < needed:
         return
     in_doubt = _rows_in_doubt(config, prompts, tokenizer)
-    fitting = prompts.rows_in_files - len(in_doubt)
+    fitting = len(prompts.messages) - len(in_doubt)
     shortest_first = in_doubt[::-1][:MOST_TOKENISED]
     if fitting < needed:
         lengths = _tokens(prompts, shortest_first, tokenizer)
         fitting += int((lengths <= config.data.max_prompt_length).sum())
-    if fitting < needed and len(in_doubt) <= MOST_TOKENISED:
+    is_known = len(in_doubt) <= MOST_TOKENISED and len(prompts.messages) == prompts.rows_in_files
+    if fitting < needed and is_known:
         wanted = f"data.train_batch_size={needed} prompts" if key == "train_files" else "one prompt"
         raise ConfigError(
             f"data.filter_overlong_prompts=true leaves {fitting} of the {prompts.rows_in_files} prompts of "
@@ -173,61 +192,97 @@ def _check_enough_fit(config: DictConfig, key: str, tokenizer: Any) -> None:
 
 def _rows_in_doubt(config: DictConfig, prompts: Prompts, tokenizer: Any) -> np.ndarray:
     """Return the rows that may have more tokens than allowed, the longest in bytes first."""
-    size = pyarrow.compute.binary_length(prompts.joined("content")).to_numpy()
+    size = prompts.sizes
     signatures = prompts.joined("role").combine_chunks().dictionary_encode()
     codes = signatures.indices.to_numpy()
     added = np.zeros(len(signatures.dictionary), np.int64)
     first_rows = np.unique(codes, return_index=True)[1]
-    for code, row, messages in zip(codes[first_rows], first_rows, prompts.take(first_rows), strict=True):
-        added[code] = len(_render(messages, tokenizer).encode()) - size[row]
+    for code, row, text in zip(codes[first_rows], first_rows, _rendered(prompts, first_rows, tokenizer), strict=True):
+        added[code] = len(text.encode()) - size[row]
     bound = size + np.maximum(added, 0)[codes] + _SLACK
     rows = np.flatnonzero(bound > config.data.max_prompt_length)
     return rows[np.argsort(-bound[rows], kind="stable")]
 
 
-def _render(messages: list[dict[str, Any]], tokenizer: Any) -> str:
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+def _rendered(prompts: Prompts, rows: np.ndarray, tokenizer: Any) -> list[str]:
+    with _refusing(prompts):
+        return [
+            tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            for messages in prompts.take(rows)
+        ]
+
+
+@contextmanager
+def _refusing(prompts: Prompts) -> Iterator[None]:
+    """Say of whatever a template or a tokenizer raises that the prompts are the cause."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{prompts.key} holds prompts that the model's chat template or tokenizer refuses: {type(error).__name__}: "
+            f"{reason}. Mend them, or use another model."
+        ) from error
 
 
 def _tokens(prompts: Prompts, rows: np.ndarray, tokenizer: Any) -> np.ndarray:
     """(len(rows),) number of tokens, as verl's data set counts them."""
     if not len(rows):
         return np.zeros(0, np.int64)
-    texts = [_render(messages, tokenizer) for messages in prompts.take(rows)]
-    return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+    texts = _rendered(prompts, rows, tokenizer)
+    with _refusing(prompts), _one_thread():
+        return np.array([len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]])
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep tokenizers from using threads, after which it would warn at every process that is started."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def prompt_notices(config: DictConfig) -> list[str]:
-    """Return a line about equal prompts of the training data that have different answers, if there are any."""
+    """Return lines about equal prompts of the training data with different answers, and data not looked at in full."""
     prompts = read_prompts(config, "train_files")
-    if prompts is None or config.reward_model.enable:
+    if prompts is None:
         return []
-    columns = [config.data.reward_fn_key, "reward_model"]
+    notices = []
+    if len(prompts.messages) < prompts.rows_in_files:
+        notices.append(
+            f"{prompts.key}: only the first {len(prompts.messages)} of {prompts.rows_in_files} prompts were looked at."
+        )
+    count = 0 if config.reward_model.enable else _count_disagreeing(config, prompts)
+    if count:
+        notices.append(
+            f"{prompts.key} has {count} prompts that are there with different answers: a prompt's success rate is "
+            "kept by "
+            "its text, so that their rollouts are counted together. Keep one answer to each."
+        )
+    return notices
+
+
+def _count_disagreeing(config: DictConfig, prompts: Prompts) -> int:
+    """Count the prompts (source, roles and texts) that occur with more than one ground truth."""
+    source = config.data.reward_fn_key
     batches: list[pyarrow.RecordBatch] = []
     for file in local_data_files(config, "train_files"):
-        if not set(columns) <= set(pyarrow.parquet.read_schema(file).names):
-            return []
-        wanted = [columns[0], "reward_model.ground_truth"]
-        batches += _first_rows(file, wanted, MOST_ROWS - sum(map(len, batches)))
+        if not {source, "reward_model"} <= set(pyarrow.parquet.read_schema(file).names):
+            return 0
+        left = MOST_ROWS - sum(map(len, batches))
+        batches += _first_rows(file, [source, "reward_model.ground_truth"], left)
     table = pyarrow.Table.from_batches(batches)
     answers = pyarrow.compute.struct_field(table["reward_model"], "ground_truth")
     if pyarrow.types.is_nested(answers.type):
-        return []
-    compared = pyarrow.table(
-        {
-            "source": table[columns[0]],
-            "roles": prompts.joined("role"),
-            "text": prompts.joined("content"),
-            "answer": answers,
-        }
-    )
-    groups = compared.group_by(["source", "roles", "text"]).aggregate([("answer", "count_distinct")])
-    count = pyarrow.compute.sum(pyarrow.compute.greater(groups["answer_count_distinct"], 1)).as_py() or 0
-    if not count:
-        return []
-    looked_at = "" if len(table) == prompts.rows_in_files else f" (of the first {len(table)} rows)"
-    return [
-        f"{prompts.key} has {count} prompts{looked_at} that are there with different answers: a prompt's success "
-        "rate is "
-        "kept by its text, so that their rollouts are counted together. Keep one answer to each."
-    ]
+        return 0
+    columns = {"source": table[source], "roles": prompts.joined("role"), "text": prompts.joined("content")}
+    groups = pyarrow.table({**columns, "answer": answers}).group_by(list(columns))
+    answers_of = groups.aggregate([("answer", "count_distinct")])["answer_count_distinct"]
+    return pyarrow.compute.sum(pyarrow.compute.greater(answers_of, 1)).as_py() or 0
