@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from training_process import ROOT
 
 from recipe.knapsack.evaluate import (
     EvaluationError,
@@ -51,6 +52,7 @@ def tiny_run(folder, warm_start, **overrides):
         "actor_rollout_ref.rollout.val_kwargs.do_sample": "true",
         "actor_rollout_ref.rollout.val_kwargs.temperature": 0.6,
         "critic.strategy": "fsdp2",
+        "custom_reward_function.path": ROOT / "recipe/knapsack/tiny_task.py",
     }
     return write_run(folder, **{**settings, **overrides})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hydra
 import pandas as pd
 import pytest
+from training_process import ROOT
 
 from verl.trainer.config.checks import ConfigError, Facts, check_config
 from verl.trainer.config.checks.budgets import check_micro_batches_divide
@@ -40,6 +41,7 @@ def runnable(warm_start) -> list[str]:
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
         "critic.strategy=fsdp2",
         "trainer.logger=[]",
+        f"custom_reward_function.path={ROOT}/recipe/knapsack/tiny_task.py",
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from verl.trainer.config.checks.rewards import check_manager_arguments, check_reward_function, check_reward_manager
+from verl.trainer.config.checks.rewards import check_reward_function, check_reward_manager
 
 KWARGS, MANAGER = "reward_model.reward_kwargs", "reward_model.reward_manager"
 TAKES = "data_source, solution_str, ground_truth, extra_info"
@@ -54,22 +54,22 @@ def test_the_manager_batch_calls_with_lists_and_its_own_arguments(said_of):
 
 
 def test_arguments_that_a_manager_does_not_take_are_refused(refusal):
-    assert refusal(check_manager_arguments) == ""
-    said = refusal(check_manager_arguments, {KWARGS: {"num_workers": 2}})
+    assert refusal(check_reward_manager) == ""
+    said = refusal(check_reward_manager, {KWARGS: {"num_workers": 2}})
     assert "reward_kwargs.num_workers is not an argument of the reward manager naive: it takes none" in said
-    assert refusal(check_manager_arguments, {MANAGER: "math_verify", KWARGS: {"num_workers": 2}}) == ""
-    assert "time_limit" in refusal(check_manager_arguments, {MANAGER: "math_verify", KWARGS: {"timeout": 2}})
+    assert refusal(check_reward_manager, {MANAGER: "math_verify", KWARGS: {"num_workers": 2}}) == ""
+    assert "time_limit" in refusal(check_reward_manager, {MANAGER: "math_verify", KWARGS: {"timeout": 2}})
 
 
 def test_the_manager_dapo_needs_what_it_reads_at_the_first_reward(refusal):
     buffer = {"enable": False, "len": 4, "penalty_factor": 1.0, "log": False}
     whole = {"overlong_buffer_cfg": buffer, "max_resp_len": 8}
-    assert refusal(check_manager_arguments, {MANAGER: "dapo", KWARGS: whole}) == ""
-    assert "overlong_buffer_cfg.enable" in refusal(check_manager_arguments, {MANAGER: "dapo"})
+    assert refusal(check_reward_manager, {MANAGER: "dapo", KWARGS: whole}) == ""
+    assert "overlong_buffer_cfg.enable" in refusal(check_reward_manager, {MANAGER: "dapo"})
     short = {**whole, "max_resp_len": 3}
-    assert "max_resp_len=3" in refusal(check_manager_arguments, {MANAGER: "dapo", KWARGS: short})
+    assert "max_resp_len=3" in refusal(check_reward_manager, {MANAGER: "dapo", KWARGS: short})
     lacking = {**whole, "overlong_buffer_cfg": {"enable": True, "len": 4}}
-    assert "overlong_buffer_cfg.penalty_factor" in refusal(check_manager_arguments, {MANAGER: "dapo", KWARGS: lacking})
+    assert "overlong_buffer_cfg.penalty_factor" in refusal(check_reward_manager, {MANAGER: "dapo", KWARGS: lacking})
 
 
 def test_an_unknown_manager_is_refused(refusal):

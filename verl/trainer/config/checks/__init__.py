@@ -66,7 +66,6 @@ IN_ORDER: tuple[Check, ...] = (
     files.check_data_files,
     data.check_columns,
     models.check_models,
-    rewards.check_reward_manager,
     rewards.check_reward_function,
 )
 """Each relies on what those before it accept; the first refusal ends them."""
@@ -74,7 +73,7 @@ IN_ORDER: tuple[Check, ...] = (
 INDEPENDENT: tuple[Check, ...] = (
     kinds.check_checkpoint_contents,
     budgets.check_dynamic_sampling,
-    rewards.check_manager_arguments,
+    rewards.check_reward_manager,
     rewards.check_resampling,
     limits.check_micro_batch_tokens,
     limits.check_engine_tokens,

@@ -33,12 +33,16 @@ def check_reward_function(config: DictConfig, facts: Facts) -> None:
 
 
 def check_reward_manager(config: DictConfig, facts: Facts) -> None:
-    """Refuse a reward manager that is not registered."""
-    name = config.reward_model.reward_manager
+    """Refuse a reward manager that is not registered, and arguments that it does not take, or lacks."""
+    manager, kwargs = config.reward_model.reward_manager, _manager_kwargs(config)
     try:
-        get_reward_manager_cls(name)
+        manager_class = get_reward_manager_cls(manager)
     except ValueError as error:
-        raise ConfigError(f"reward_model.reward_manager={name!r} is not accepted: {error}") from error
+        raise ConfigError(f"reward_model.reward_manager={manager!r} is not accepted: {error}") from error
+    given = ("tokenizer", "num_examine", "compute_score", "reward_fn_key")
+    _check_call("reward_model.reward_kwargs", f"the reward manager {manager}", manager_class, given, kwargs)
+    if manager == "dapo":
+        _check_overlong_buffer(config, kwargs)
 
 
 def check_resampling(config: DictConfig, facts: Facts) -> None:
@@ -59,21 +63,6 @@ def _check_arguments(config: DictConfig, function: Callable[..., Any], kwargs: d
     if manager in ("naive", "dapo", "math_verify", "batch"):
         name = f"{config.custom_reward_function.name} of {config.custom_reward_function.path}"
         _check_call("custom_reward_function.reward_kwargs", name, function, given, kwargs)
-
-
-def check_manager_arguments(config: DictConfig, facts: Facts) -> None:
-    """Refuse arguments that the reward manager does not take, or lacks."""
-    manager, kwargs = config.reward_model.reward_manager, _manager_kwargs(config)
-    given = ("tokenizer", "num_examine", "compute_score", "reward_fn_key")
-    _check_call(
-        "reward_model.reward_kwargs",
-        f"the reward manager {manager}",
-        get_reward_manager_cls(manager),
-        given,
-        kwargs,
-    )
-    if manager == "dapo":
-        _check_overlong_buffer(config, kwargs)
 
 
 def _manager_kwargs(config: DictConfig) -> dict[str, Any]:
