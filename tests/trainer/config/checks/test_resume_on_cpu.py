@@ -6,9 +6,10 @@ import json
 
 import pytest
 from omegaconf import OmegaConf
+from training_process import ROOT
 from verl_rows import row
 
-from verl.trainer.config.checks import Facts
+from verl.trainer.config.checks import Facts, find_config_errors
 from verl.trainer.config.checks.resume import (
     check_resume_path,
     check_resumed_contents,
@@ -27,6 +28,18 @@ RUN, GPUS, LOAD = (
 )
 SAVE, TRAIN = "actor_rollout_ref.actor.checkpoint.save_contents", "data.train_files"
 LR, BETAS = "actor_rollout_ref.actor.optim.lr", "actor_rollout_ref.actor.optim.betas"
+RUNNABLE = {
+    "data.val_files": "hdfs://validation",
+    "actor_rollout_ref.model.path": "hdfs://model",
+    "actor_rollout_ref.actor.strategy": "fsdp2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 4,
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
+    "actor_rollout_ref.rollout.n": 2,
+    "actor_rollout_ref.rollout.name": "hf",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
+    "custom_reward_function.path": str(ROOT / "recipe/knapsack/tiny_task.py"),
+}
 CHECKS = (
     check_resume_path,
     check_resumed_contents,
@@ -93,6 +106,18 @@ def test_a_checkpoint_that_is_named_is_judged_as_the_latest_is(said_of, checkpoi
     (said,) = said_of(**named)
     assert "initial weights" in said
     assert said_of(**{**named, "trainer.resume_mode": "disable"}) == []
+
+
+def test_a_path_that_is_not_resumed_from_is_said(config_with, settings):
+    (notice,) = resume_notices(config_with({**settings, "trainer.resume_from_path": "elsewhere/global_step_2"}))
+    assert "resume_from_path=elsewhere/global_step_2 has no effect with trainer.resume_mode=auto" in notice
+
+
+def test_a_run_that_copies_to_hdfs_is_not_resumed(said_of, checkpoint):
+    assert said_of(**{"trainer.default_hdfs_dir": "hdfs://copies"}) == []
+    checkpoint()
+    (said,) = said_of(**{"trainer.default_hdfs_dir": "hdfs://copies"})
+    assert "trainer.default_hdfs_dir=hdfs://copies" in said and "Set it to null" in said
 
 
 # --- what it holds ----------------------------------------------------------------------------------------------------
@@ -275,6 +300,18 @@ def test_a_run_is_finished_when_its_epochs_are(config_with, settings, checkpoint
         config_with({**settings, "trainer.total_epochs": 2}), Facts()
     )
     assert finished_run(config_with({**settings, "trainer.total_epochs": 3}), Facts()) is None
+
+
+def test_a_finished_run_is_not_judged_as_one_that_is_resumed(config_with, composed, settings, checkpoint):
+    checkpoint(step=10, parts=())
+
+    def errors(steps: int) -> list[str]:
+        further = {"trainer.total_training_steps": steps, "trainer.device": "cpu", "data.shuffle": False}
+        found = find_config_errors(config_with({**settings, **RUNNABLE, **further}), composed, Facts(trains_here=False))
+        return list(map(str, found))
+
+    assert errors(10) == []
+    assert len(errors(11)) == 2
 
 
 def test_a_finished_run_may_be_validated_or_started_anew(config_with, settings, checkpoint):

@@ -84,13 +84,17 @@ INDEPENDENT: tuple[Check, ...] = (
     run_folder.check_folders,
     run_folder.check_not_in_use,
     run_folder.check_loggers,
+)
+"""Made of what `IN_ORDER` accepts; all their refusals are told."""
+
+RESUME: tuple[Check, ...] = (
     resume.check_resume_path,
     resume.check_resumed_contents,
     resume.check_resumed_workers,
     resume.check_resumed_model,
     resume.check_resumed_data,
 )
-"""Made of what `IN_ORDER` accepts; all their refusals are told."""
+"""Made beside `INDEPENDENT`, but not of a run that is finished: it is not resumed."""
 
 
 def check_config(config: DictConfig, defaults: DictConfig, facts: Facts | None = None) -> None:
@@ -128,7 +132,9 @@ def find_config_errors(
             check(config, facts)
     except ConfigError as error:
         return [error]
-    return list(filter(None, (_error_of(check, config, facts) for check in (*INDEPENDENT, *further_checks))))
+    resumes = resume.finished_run(config, facts) is None
+    checks = (*INDEPENDENT, *(RESUME if resumes else ()), *further_checks)
+    return list(filter(None, (_error_of(check, config, facts) for check in checks)))
 
 
 def find_config_notices(config: DictConfig) -> list[str]:

@@ -122,6 +122,8 @@ def check_prompt_lengths(config: DictConfig, facts: Facts) -> None:
     if not (folder / "config.json").is_file():
         return  # on the hub, or elsewhere: what is not here cannot be judged
     tokenizer = load_tokenizer(config, folder)
+    if tokenizer.chat_template is None:
+        return  # the processor of a multi-modal model has it, or a data set class of the user's own needs none
     for key in DATA_KEYS:
         if key == "val_files" and not (config.trainer.test_freq > 0 or config.trainer.val_before_train):
             continue

@@ -19,7 +19,7 @@ from verl.trainer.config.checks.checkpoints import (
 )
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.files import count_rows
-from verl.trainer.config.checks.reading import prompts_per_batch, run_folder, uses_critic, world_size
+from verl.trainer.config.checks.reading import prompts_per_batch, uses_critic, world_size
 from verl.trainer.config.exploration import ConfigError
 from verl.utils.run_config import CONFIG_FILE
 
@@ -56,6 +56,11 @@ class KeptSetting:
 def check_resume_path(config: DictConfig, facts: Facts) -> None:
     """Refuse a checkpoint to resume from that is none."""
     trainer = config.trainer
+    if trainer.default_hdfs_dir is not None and checkpoint_to_resume(config) is not None:
+        raise ConfigError(
+            f"trainer.default_hdfs_dir={trainer.default_hdfs_dir} is not accepted where a run is resumed: verl 0.5.0 "
+            f"refuses to load then. Set it to null, or {_NEW_RUN}."
+        )
     if trainer.resume_mode != "resume_path":
         return
     path = trainer.resume_from_path
@@ -238,6 +243,11 @@ def resume_notices(config: DictConfig) -> list[str]:
     """Return a line for each part of the state that a resumed run, or a later resume of this one, starts without."""
     checkpoint = checkpoint_to_resume(config)
     notices = []
+    if config.trainer.resume_from_path is not None and config.trainer.resume_mode != "resume_path":
+        notices.append(
+            f"trainer.resume_from_path={config.trainer.resume_from_path} has no effect with trainer.resume_mode="
+            f"{config.trainer.resume_mode}: set it to resume_path to resume from there."
+        )
     if checkpoint is not None:
         for section, folder, contents in _parts_of_model(config, checkpoint):
             absent = [part for part in ("optimizer", "extra") if part not in contents.load_contents]
@@ -276,6 +286,6 @@ def finished_run(config: DictConfig, facts: Facts) -> str | None:
         return None
     key = min(limits, key=lambda name: limits[name])
     return (
-        f"The run in {run_folder(config)} is finished: step {step_of(checkpoint)} of {limits[key]}. To train on, raise "
+        f"The run in {checkpoint.parent} is finished: step {step_of(checkpoint)} of {limits[key]}. To train on, raise "
         f"trainer.{key} ({trainer[key]}); to train with other settings, set another trainer.default_local_dir."
     )
