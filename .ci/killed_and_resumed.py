@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from verl.trainer.ppo.exploration_history import read_history  # noqa: E402
-from verl.utils.metrics_file import read_metrics  # noqa: E402
+from knapsack_rl.history import read_history  # noqa: E402
+from knapsack_rl.metrics_file import read_metrics  # noqa: E402
 
 RUNS = ROOT / "runs" / "ci"
 RUN = RUNS / "knapsack"

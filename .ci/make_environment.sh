@@ -30,6 +30,6 @@ else
         "${install[@]}" "$torch"
 fi
 echo "Installing verl, ray, transformers and the rest, all pinned ..."
-"${install[@]}" -r requirements.txt -r requirements-dev.txt
+"${install[@]}" -r requirements.txt -r requirements/dev.txt
 "$folder/bin/python" -c "import verl; print('Environment ready: verl', verl.__version__, 'with the Knapsack RL overlay')"
 touch "$folder/.complete"

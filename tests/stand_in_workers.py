@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from recipe.knapsack.tiny_task import make_tokenizer
+from recipe.knapsack.tiny.tiny_task import make_tokenizer
 from verl import DataProto
 
 M, TOTAL_BUDGET = 16, 64

@@ -93,7 +93,7 @@ def test_another_version_of_verl_is_refused_naming_both(tmp_path):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source")
-    for name in ("verl", "setup.py", "pyproject.toml", "requirements-core.txt", "README.md"):
+    for name in ("verl", "knapsack_rl", "setup.py", "pyproject.toml", "requirements", "README.md"):
         original = ROOT / name
         if original.is_dir():
             shutil.copytree(original, source / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from recipe.knapsack.metric_table import with_metric_table
-from verl.trainer.config.exploration import DynamicSamplingConfig, ExplorationConfig, SuccessRateConfig
+from knapsack_rl.config import DynamicSamplingConfig, ExplorationConfig, SuccessRateConfig
+from recipe.knapsack.report.metric_table import with_metric_table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -70,4 +71,11 @@ def test_every_file_the_readme_links_to_exists(pattern):
 
 def test_every_command_of_a_recipe_exists():
     modules = set(re.findall(r"python3? -m (recipe\.[\w.]+)", README))
-    assert modules and [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()] == []
+    # A package is a command by its `__main__`, which is what `python -m` runs of it.
+    commands = {name: find_spec(name) for name in modules}
+    lacking = [
+        name
+        for name, spec in commands.items()
+        if spec is None or (spec.submodule_search_locations and find_spec(f"{name}.__main__") is None)
+    ]
+    assert modules and lacking == []

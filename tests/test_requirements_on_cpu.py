@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("requirements*.txt"), *ROOT.glob("constraints*.txt")], key=lambda path: path.name)
+PINS = ROOT / "requirements"
+FILES = [ROOT / "requirements.txt", *sorted(PINS.glob("*.txt"))]
 PIN = re.compile(r"(?P<name>[\w.-]+)(\[\w+\])?==(?P<version>\S+)")
 
 
@@ -33,18 +34,18 @@ def test_every_requirement_is_pinned_and_every_file_named_exists(path):
     for line in lines_of(path):
         if line.startswith("-"):
             option, named = line.split()
-            assert option in ("-r", "-c") and (ROOT / named).is_file(), line
+            assert option in ("-r", "-c") and (path.parent / named).is_file(), line
         else:
             assert PIN.fullmatch(line), line
 
 
-@pytest.mark.parametrize("environment", ["requirements.txt", "requirements-vllm.txt"])
+@pytest.mark.parametrize("environment", ["requirements.txt", "requirements/vllm.txt"])
 def test_no_package_has_two_versions_in_one_environment(environment):
     versions: dict[str, set[str]] = {}
     waiting = [ROOT / environment]
     while waiting:
         path = waiting.pop()
-        waiting += [ROOT / line.split()[1] for line in lines_of(path) if line.startswith("-")]
+        waiting += [path.parent / line.split()[1] for line in lines_of(path) if line.startswith("-")]
         for name, version in pins_of(path).items():
             versions.setdefault(name, set()).add(version)
     assert {name: found for name, found in versions.items() if len(found) > 1} == {}
@@ -52,9 +53,9 @@ def test_no_package_has_two_versions_in_one_environment(environment):
 
 
 def test_the_gpu_environment_has_vllm_its_torch_and_what_builds_flash_attn_in_a_step_of_its_own():
-    pins = pins_of(ROOT / "requirements-vllm.txt")
+    pins = pins_of(PINS / "vllm.txt")
     assert pins == {"torch": "2.8.0", "vllm": "0.10.2", "setuptools": "79.0.1", "wheel": "0.45.1"}
-    step = next(line for line in (ROOT / "requirements-vllm.txt").read_text().splitlines() if "flash-attn==" in line)
+    step = next(line for line in (PINS / "vllm.txt").read_text().splitlines() if "flash-attn==" in line)
     assert step.startswith("#") and "--no-build-isolation" in step
     assert step.split("pip install ")[1] in (ROOT / "examples" / "docker" / "Dockerfile").read_text()
 
@@ -73,7 +74,7 @@ def test_uv_resolves_the_pins_of_the_gpu_environment_together(python_version):
     if not is_index_reachable():
         pytest.skip("needs the network")
     result = subprocess.run(
-        [sys.executable, "-m", "uv", "pip", "compile", "--quiet", str(ROOT / "requirements-vllm.txt")]
+        [sys.executable, "-m", "uv", "pip", "compile", "--quiet", str(PINS / "vllm.txt")]
         # The certificates that `is_index_reachable` trusts; uv brings its own, which know no company's proxy.
         + ["--python-version", python_version, "--python-platform", "x86_64-manylinux_2_28", "--system-certs"],
         capture_output=True,
@@ -81,7 +82,7 @@ def test_uv_resolves_the_pins_of_the_gpu_environment_together(python_version):
     )
     assert result.returncode == 0, result.stderr
     resolved = dict(line.split("==") for line in result.stdout.splitlines() if re.match(r"\w\S*==\S+$", line))
-    expected = {**pins_of(ROOT / "requirements-core.txt"), **pins_of(ROOT / "requirements-vllm.txt")}
+    expected = {**pins_of(PINS / "core.txt"), **pins_of(PINS / "vllm.txt")}
     assert {name: resolved.get(name) for name in expected} == expected
 
 
@@ -97,6 +98,6 @@ def test_pip_resolves_the_pins_of_the_gpu_environment_together():
         "--only-binary=:all:",
         "--no-binary=antlr4-python3-runtime",
     ]
-    command = [sys.executable, "-m", "pip", "install", *options, "-r", str(ROOT / "requirements-vllm.txt")]
+    command = [sys.executable, "-m", "pip", "install", *options, "-r", str(PINS / "vllm.txt")]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

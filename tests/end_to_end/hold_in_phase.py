@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recipe.knapsack import tiny_task
+from recipe.knapsack.tiny import tiny_task
 from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 from verl.workers.actor.dp_actor import DataParallelPPOActor
 from verl.workers.rollout import HFRollout

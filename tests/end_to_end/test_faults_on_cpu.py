@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from verl.trainer.ppo.exploration_history import read_history
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics_file import read_metrics
 from verl.utils.checkpoint_state import whole_checkpoints
-from verl.utils.metrics_file import read_metrics
 
 pytestmark = pytest.mark.end_to_end
 

@@ -14,9 +14,9 @@ from training_process import TrainingProcess
 from wandb.proto import wandb_internal_pb2
 from wandb.sdk.internal.datastore import DataStore
 
-from recipe.knapsack.dashboard import build_workspace, specification
-from verl.trainer.ppo.exploration_metrics import METRICS
-from verl.utils.metrics_file import read_metrics
+from knapsack_rl.metrics import METRICS
+from knapsack_rl.metrics_file import read_metrics
+from recipe.knapsack.report.dashboard import build_workspace, specification
 
 pytestmark = pytest.mark.end_to_end
 

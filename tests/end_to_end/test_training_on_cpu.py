@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from verl.trainer.ppo.exploration_history import read_history
-from verl.trainer.ppo.exploration_metrics import METRICS, TRAINER_METRICS
-from verl.trainer.ppo.task_status import TaskStatus
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics import METRICS, TRAINER_METRICS
+from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.task_status import TaskStatus
 from verl.utils.checkpoint_state import step_of, whole_checkpoints
-from verl.utils.metrics_file import read_metrics
 
 pytestmark = pytest.mark.end_to_end
 

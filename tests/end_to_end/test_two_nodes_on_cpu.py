@@ -10,8 +10,8 @@ import pytest
 from ray._common.utils import reset_ray_address
 from ray.cluster_utils import Cluster
 
-from verl.trainer.ppo.exploration_history import read_history
-from verl.utils.metrics_file import read_metrics
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics_file import read_metrics
 
 pytestmark = pytest.mark.end_to_end
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from recipe.knapsack.step_plan import compose, dry_run
+from recipe.knapsack.dry_run.step_plan import compose, dry_run
 from verl.trainer.config.checks import Facts, find_config_errors
 
 ROOT = Path(__file__).parents[2]
@@ -225,7 +225,7 @@ def test_a_python_without_the_requirements_ends_in_one_line_that_says_what_to_in
     result = run("run_knapsack_grpo_7b.sh", PYTHON=str(python), DRY_RUN=dry_run)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
-        f"error: {python} lacks the requirements: pip install -r requirements-vllm.txt (GPUs), or run make quickstart "
+        f"error: {python} lacks the requirements: pip install -r requirements/vllm.txt (GPUs), or run make quickstart "
         "(laptop)\n"
     )
 

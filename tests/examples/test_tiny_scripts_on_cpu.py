@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from recipe.knapsack.preflight import find_unknown_keys
-from recipe.knapsack.step_plan import compose
+from recipe.knapsack.dry_run.preflight import find_unknown_keys
+from recipe.knapsack.dry_run.step_plan import compose
 
 FOLDER = Path(__file__).parents[2] / "examples" / "knapsack_trainer"
 

@@ -4,16 +4,15 @@ import logging
 
 import pytest
 
+from knapsack_rl.run_folder import read_json, write_atomically
 from verl.utils.checkpoint_state import (
     CheckpointError,
     latest_usable_checkpoint,
     mark_complete,
     mark_incomplete,
-    read_json,
     remove_superseded,
     step_of,
     whole_checkpoints,
-    write_atomically,
 )
 
 

@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, Qwen2ForCausalLM
 
-from recipe.knapsack.tiny_task import FAMILIES, Example, make_model_config, make_tokenizer
-from recipe.knapsack.warm_start import encode_examples
+from recipe.knapsack.tiny.tiny_task import FAMILIES, Example, make_model_config, make_tokenizer
+from recipe.knapsack.tiny.warm_start import encode_examples
 
 SYMBOL = "."
 COPIED, IMPOSSIBLE = "copied", "impossible"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipe.knapsack.tiny_task import END_OF_SEQUENCE, VOCABULARY, make_tokenizer
+from recipe.knapsack.tiny.tiny_task import END_OF_SEQUENCE, VOCABULARY, make_tokenizer
 from verl import DataProto
 
 LONG, SHORT = 300, 5

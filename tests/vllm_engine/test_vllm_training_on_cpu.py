@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from copying_task import COPIED, NUM_PROMPTS
 
-from verl.trainer.ppo.exploration_history import read_history
-from verl.utils.metrics_file import read_metrics
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics_file import read_metrics
 
 pytestmark = pytest.mark.end_to_end
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are whole, and small state files that are either there completely or not at all.
+"""Which checkpoints of a run are whole, and which of them are kept.
 
 A checkpoint folder ``global_step_N`` counts as whole once it holds the marker that is written after everything else, or
 once verl's tracker file names it.
@@ -6,55 +6,26 @@ once verl's tracker file names it.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+
+from knapsack_rl.run_folder import CHECKPOINT_PREFIX, COMPLETE_MARKER, TRACKER_FILE, write_atomically
 
 logger = logging.getLogger(__name__)
 
-COMPLETE_MARKER = "complete"
-TRACKER = "latest_checkpointed_iteration.txt"
 MODEL_PARTS = ("actor", "critic")
 """Sub-folders of a checkpoint that hold weights."""
-_PREFIX = "global_step_"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that was asked for by name cannot be used; the message names the file and the fault."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a crash leaves the old content or the new one, never a part."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in the JSON file ``path``.
-
-    Raises:
-        ValueError: the file is not a JSON object; the message names it.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def step_of(folder: Path) -> int:
     """Return N of a folder named ``global_step_N``."""
-    return int(folder.name.removeprefix(_PREFIX))
+    return int(folder.name.removeprefix(CHECKPOINT_PREFIX))
 
 
 def mark_complete(folder: Path) -> None:
@@ -66,11 +37,11 @@ def mark_incomplete(folder: Path) -> None:
     """Declare that the checkpoint in ``folder`` is not whole, before anything in it is written or removed."""
     (folder / COMPLETE_MARKER).unlink(missing_ok=True)
     if _tracked_step(folder.parent) == step_of(folder):
-        (folder.parent / TRACKER).unlink()
+        (folder.parent / TRACKER_FILE).unlink()
 
 
 def _tracked_step(run_folder: Path) -> int | None:
-    tracker = run_folder / TRACKER
+    tracker = run_folder / TRACKER_FILE
     try:
         return int(tracker.read_text())
     except (FileNotFoundError, ValueError):
@@ -78,7 +49,11 @@ def _tracked_step(run_folder: Path) -> int | None:
 
 
 def _checkpoint_folders(run_folder: Path) -> list[Path]:
-    return [folder for folder in run_folder.glob(f"{_PREFIX}*") if folder.name.removeprefix(_PREFIX).isdigit()]
+    return [
+        folder
+        for folder in run_folder.glob(f"{CHECKPOINT_PREFIX}*")
+        if folder.name.removeprefix(CHECKPOINT_PREFIX).isdigit()
+    ]
 
 
 def whole_checkpoints(run_folder: Path) -> list[Path]:
@@ -127,14 +102,32 @@ def remove_superseded(run_folder: Path, step: int, checkpoints_to_keep: Mapping[
     Args:
         run_folder: where the ``global_step_N`` folders are.
         step: checkpoints of later steps, left by a run that was resumed before them, are neither counted nor removed.
-        checkpoints_to_keep: for each of ``MODEL_PARTS``, how many checkpoints keep it; None or 0 = all.
+        checkpoints_to_keep: for each of ``MODEL_PARTS``, how many checkpoints keep it; None, 0 and -1 = all.
+
+    Raises:
+        ValueError: a number to keep is none of these and not a positive integer. Nothing is removed then.
     """
+    for part, keep in checkpoints_to_keep.items():
+        if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < -1):
+            raise ValueError(f"max_{part}_ckpt_to_keep={keep!r} is not accepted: expected null, -1, 0 or more")
     whole = [folder for folder in whole_checkpoints(run_folder) if step_of(folder) <= step]
     for part, keep in checkpoints_to_keep.items():
-        if not keep or len(whole) <= keep:
+        if keep is None or keep < 1:
             continue
-        for folder in _checkpoint_folders(run_folder):
-            if step_of(folder) < step_of(whole[keep - 1]) and (folder / part).is_dir():
-                if part == "actor":
-                    mark_incomplete(folder)
-                shutil.rmtree(folder / part)
+        for folder in _superseded(run_folder, whole, part, keep):
+            if part == "actor":
+                mark_incomplete(folder)
+            shutil.rmtree(folder / part)
+
+
+def _superseded(run_folder: Path, whole: list[Path], part: str, keep: int) -> list[Path]:
+    """Folders whose ``part`` is older than that of the ``keep`` newest checkpoints that are, or once were, whole."""
+    if not whole:
+        return []
+    with_part = [folder for folder in _checkpoint_folders(run_folder) if (folder / part).is_dir()]
+    # A checkpoint whose actor was removed was whole; one that has its actor and no marker was never finished.
+    counted = [folder for folder in with_part if folder in whole or not (folder / "actor").is_dir()]
+    kept = sorted((step_of(folder) for folder in counted if step_of(folder) <= step_of(whole[0])), reverse=True)[:keep]
+    if len(kept) < keep:
+        return []
+    return [folder for folder in with_part if step_of(folder) < kept[-1]]

@@ -60,7 +60,7 @@ def _missing(name: str) -> Callable[..., NoReturn]:
     def raise_import_error(*_: Any, **__: Any) -> NoReturn:
         raise ImportError(
             f"{_PADDING_MODULE}.{name} is needed with use_remove_padding=true: install flash-attn (see "
-            "requirements-vllm.txt) or set actor_rollout_ref.model.use_remove_padding=false."
+            "requirements/vllm.txt) or set actor_rollout_ref.model.use_remove_padding=false."
         )
 
     return raise_import_error

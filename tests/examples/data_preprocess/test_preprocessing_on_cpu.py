@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recipe.knapsack.step_plan import compose
+from recipe.knapsack.dry_run.step_plan import compose
 from verl.trainer.config.checks import Facts
 from verl.trainer.config.checks.files import check_data_files
 from verl.trainer.config.checks.rewards import check_reward_function

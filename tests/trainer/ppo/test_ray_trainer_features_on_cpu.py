@@ -13,12 +13,12 @@ import pytest
 import torch
 from stand_in_workers import TOTAL_BUDGET, WRONG_ANSWER, M, half_of_the_copies, rows_of
 
+from knapsack_rl import knapsack_allocate
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.task_status import TaskStatus
 from verl import DataProto
-from verl.trainer.ppo.exploration_history import read_history
-from verl.trainer.ppo.exploration_utils import knapsack_allocate
-from verl.trainer.ppo.task_status import TaskStatus
 from verl.utils.checkpoint_state import whole_checkpoints
-from verl.utils.metrics_file import read_metrics
 
 N_LOW, N_UP = 2, 16
 REWARD_MODEL = ("reward_model.enable=true", "reward_model.micro_batch_size_per_gpu=8")
@@ -181,7 +181,7 @@ def test_a_machine_that_will_be_taken_away_is_saved_in_time(run_steps, monkeypat
         asked.append((max_steps_duration > 0, redundant_time))
         return len(asked) == 2
 
-    monkeypatch.setattr("verl.trainer.ppo.ray_trainer.should_save_ckpt_esi", at_step_two)
+    monkeypatch.setattr("verl.trainer.ppo.training_run.should_save_ckpt_esi", at_step_two)
     overrides = (f"trainer.save_freq={save_freq}", "trainer.esi_redundant_time=7")
     _, run_folder = run_steps(4, *overrides)
     assert asked == [(False, 7), (True, 7), (True, 7), (True, 7)]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from stand_in_workers import TOTAL_BUDGET, M, StandInWorkers, half_of_the_copies, never, rows_of
 
+from knapsack_rl.history import read_history
+from knapsack_rl.metrics_file import read_metrics
 from verl import DataProto
 from verl.trainer.ppo.core_algos import compute_policy_loss
-from verl.trainer.ppo.exploration_history import read_history
 from verl.trainer.ppo.ray_trainer import clip_advantages, compute_response_mask, truncated_importance_weights
 from verl.utils.checkpoint_state import step_of, whole_checkpoints
-from verl.utils.metrics_file import read_metrics
 
 ASYNCHRONOUS = (
     "actor_rollout_ref.rollout.mode=async",

@@ -10,7 +10,7 @@ __path__ = extend_path(__path__, __name__)
 if find_vllm_version() is None:
     raise ImportError(
         "actor_rollout_ref.rollout.name=vllm needs vLLM and none is installed. Install the requirements that have it: "
-        "pip install -r requirements-vllm.txt"
+        "pip install -r requirements/vllm.txt"
     )
 apply_vllm_shims()
 

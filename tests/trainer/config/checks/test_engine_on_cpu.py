@@ -62,7 +62,7 @@ def test_what_runs_is_accepted(version, overrides):
         (
             "0.8.5",
             [f"{NAME}=vllm", f"{LOG_PROBS}=true"],
-            [f"{LOG_PROBS}=true", "0.10.2", "0.8.5 is installed", "Set it to false", "requirements-vllm.txt"],
+            [f"{LOG_PROBS}=true", "0.10.2", "0.8.5 is installed", "Set it to false", "requirements/vllm.txt"],
         ),
         ("0.10.1.1", [f"{NAME}=vllm", f"{LOG_PROBS}=true"], [f"{LOG_PROBS}=true", "0.10.1.1 is installed"]),
         ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),

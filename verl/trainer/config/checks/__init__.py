@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks import (
     budgets,
     data,
@@ -30,7 +31,6 @@ from verl.trainer.config.checks import (
 )
 from verl.trainer.config.checks.facts import Facts, joins_existing_cluster, look_around
 from verl.trainer.config.checks.reading import exploration_config, iterate_scalars, longest_sequence
-from verl.trainer.config.exploration import ConfigError
 
 __all__ = [
     "Check",

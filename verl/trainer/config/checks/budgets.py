@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import (
     data_parallel_size,
@@ -16,7 +17,6 @@ from verl.trainer.config.checks.reading import (
     uses_critic,
     world_size,
 )
-from verl.trainer.config.exploration import ConfigError
 
 
 def check_budgets(config: DictConfig, facts: Facts) -> None:

@@ -13,9 +13,9 @@ import pyarrow.compute
 import pyarrow.parquet
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import DATA_KEYS, local_data_files
-from verl.trainer.config.exploration import ConfigError
 from verl.utils.reward_score import default_compute_score
 
 OWNED_COLUMNS = ("uid", "prompt_index", "prompt_id")

@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import world_size
-from verl.trainer.config.exploration import ConfigError
 
 QUICKSTART = "make quickstart"
 
@@ -65,7 +65,7 @@ def check_workers(config: DictConfig, facts: Facts) -> None:
     if config.trainer.device == "cuda" and model.use_remove_padding and facts.has_gpu and not has_flash_attention:
         raise ConfigError(
             "actor_rollout_ref.model.use_remove_padding=true needs flash-attn, which is not installed: install it (see "
-            "requirements-vllm.txt) or set it to false."
+            "requirements/vllm.txt) or set it to false."
         )
     if config.trainer.device == "cpu":
         _check_cpu(config)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from packaging.version import Version
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.exploration import ConfigError
 from verl.utils.newer_versions import LAST_SUPPORTED_VLLM
 
 _ROLLOUT = "actor_rollout_ref.rollout"
@@ -84,12 +84,12 @@ def _check_older_vllm(rollout: DictConfig, installed: Version) -> None:
         raise ConfigError(
             f"{_ROLLOUT}.calculate_log_probs=true needs vLLM {LAST_SUPPORTED_VLLM} or newer, for its log-probs of the "
             f"distribution that it samples from (logprobs_mode); {installed} is installed. Set it to false, or install "
-            "requirements-vllm.txt."
+            "requirements/vllm.txt."
         )
 
 
 def _check_newer_vllm(config: DictConfig, installed: Version) -> None:
-    alternative = f"install vLLM {LAST_SUPPORTED_VLLM} (requirements-vllm.txt)"
+    alternative = f"install vLLM {LAST_SUPPORTED_VLLM} (requirements/vllm.txt)"
     if config.actor_rollout_ref.rollout.mode == "async":
         raise ConfigError(
             f"{_ROLLOUT}.mode=async does not run with vLLM {installed}: verl's server is written against modules that "

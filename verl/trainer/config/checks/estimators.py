@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from knapsack_rl import resolve_value_function, value_for_adv_estimator
+from knapsack_rl.advantage_estimators import advantage_estimator
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import exploration_config, is_number, only_validates, prompts_per_batch
-from verl.trainer.config.exploration import ConfigError
-from verl.trainer.ppo.exploration_utils import resolve_value_function, value_for_adv_estimator
-
-# Their advantage compares the rollouts of a prompt: a group of one has none, and verl hands on its raw score.
-COMPARES_GROUP = frozenset({"grpo", "grpo_passk", "rloo", "opo", "gpg", "reinforce_plus_plus_baseline"})
 
 
 def check_value_function(config: DictConfig, facts: Facts) -> None:
@@ -44,7 +42,7 @@ def check_value_function(config: DictConfig, facts: Facts) -> None:
 def check_groups(config: DictConfig, facts: Facts) -> None:
     """Refuse groups of one rollout for an estimator that compares the rollouts of a group, whatever allocates them."""
     estimator = config.algorithm.adv_estimator
-    if estimator not in COMPARES_GROUP or only_validates(config):
+    if not advantage_estimator(estimator).compares_group or only_validates(config):
         return
     exploration, prompts = exploration_config(config), prompts_per_batch(config)
     because = (

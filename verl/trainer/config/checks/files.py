@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import DATA_KEYS, data_paths, is_remote, prompts_per_batch
-from verl.trainer.config.exploration import ConfigError
 
 
 def check_data_files(config: DictConfig, facts: Facts) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import longest_sequence
-from verl.trainer.config.exploration import ConfigError
 
 
 def check_micro_batch_tokens(config: DictConfig, facts: Facts) -> None:

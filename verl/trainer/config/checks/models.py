@@ -8,9 +8,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import is_remote, uses_critic
-from verl.trainer.config.exploration import ConfigError
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = (

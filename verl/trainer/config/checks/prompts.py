@@ -19,9 +19,9 @@ import pyarrow.compute
 import pyarrow.parquet
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import DATA_KEYS, local_data_files, prompts_per_batch
-from verl.trainer.config.exploration import ConfigError
 
 MOST_ROWS = 200_000
 """Rows of a key's files that are looked at; of more data, these are the first. About a second."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from verl.trainer.config.exploration import ExplorationConfig
+from knapsack_rl.config import ExplorationConfig
 
 DATA_KEYS = ("train_files", "val_files")
 REMOTE_PREFIXES = ("hdfs://", "s3://", "gs://", "http://", "https://")

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.exploration import ConfigError
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.workers.reward_manager import get_reward_manager_cls
 

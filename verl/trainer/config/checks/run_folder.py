@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, ListConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import run_folder
-from verl.trainer.config.exploration import ConfigError
 from verl.utils.run_lock import RunFolderInUse, check_free
 from verl.utils.tracking import Tracking
 

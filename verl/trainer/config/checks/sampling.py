@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import is_integer, is_number, only_validates
-from verl.trainer.config.exploration import ConfigError
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 

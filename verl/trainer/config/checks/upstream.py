@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 from omegaconf import DictConfig
 
+from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import uses_critic
-from verl.trainer.config.exploration import ConfigError
 
 
 def check_upstream_rules(config: DictConfig, facts: Facts) -> None:

@@ -1,0 +1,203 @@
+"""The exploration section of a trainer's configuration, as frozen dataclasses that check themselves."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from knapsack_rl.allocation import SOLVERS
+from knapsack_rl.dispatch import DISPATCHES
+from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
+from knapsack_rl.task_status import STATUS_OPTIONS
+
+__all__ = [
+    "ALLOCATORS",
+    "BudgetSchedule",
+    "ConfigError",
+    "DynamicSamplingConfig",
+    "ExplorationConfig",
+    "SuccessRateConfig",
+]
+
+ALLOCATORS = ("knapsack", "homogeneous")
+
+_OPTIONS = {
+    "allocator": one_of(ALLOCATORS),
+    "n_low": integer_at_least(1),
+    "n_up": integer_at_least(1),
+    "value": Option("null, a name or package.module:function", lambda value: value is None or isinstance(value, str)),
+    "solver": one_of(SOLVERS),
+    "fallback": TRUE_OR_FALSE,
+    "fallback_confidence": number("a number in (0, 1)", lambda value: 0 < value < 1),
+    "dispatch": one_of(DISPATCHES),
+    "seed": integer_at_least(0),
+    "success_threshold": number("a number"),
+    "rollout_is_cap": null_or(number("a number of at least 1", lambda value: value >= 1)),
+    "log_histogram_every": integer_at_least(0),
+}
+_DYNAMIC_SAMPLING_OPTIONS = {"enable": TRUE_OR_FALSE, "max_generations": integer_at_least(1)}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the key, the value and what would be accepted."""
+
+
+def _require(section: str, config: Any, options: Mapping[str, Option]) -> None:
+    for key, option in options.items():
+        value = getattr(config, key)
+        if not option.accepts(value):
+            raise ConfigError(f"{section}.{key}={value!r} is not accepted: expected {option.accepted}.")
+
+
+def _section_from_mapping(section: str, section_class: type, values: Mapping[str, Any]) -> Any:
+    """Build ``section_class`` from a mapping; an unknown key is a :class:`ConfigError` with the nearest known one."""
+    known = [entry.name for entry in fields(section_class)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {section}.{near[0]}?" if near else f"known keys: {', '.join(known)}."
+            raise ConfigError(f"{section}.{key} is not a known key: {hint}")
+    return section_class(**values)
+
+
+@dataclass(frozen=True)
+class SuccessRateConfig:
+    """How a prompt's success rate is estimated from its earlier rollouts.
+
+    Attributes:
+        estimator: ``previous_epoch`` (the paper's), ``window`` (the last ``window`` rollouts) or ``beta`` (discounted
+            counts under a Beta prior).
+        window: number of latest rollouts that ``window`` counts.
+        min_rollouts: a prompt seen with fewer rollouts than this counts as unseen.
+        discount: factor in [0, 1] on the earlier counts of ``beta`` at each visit of a prompt.
+        prior_strength: weight of the prior of ``beta``, in rollouts.
+    """
+
+    estimator: str = "previous_epoch"
+    window: int = 16
+    min_rollouts: int = 1
+    discount: float = 0.5
+    prior_strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        section = "exploration.success_rate"
+        _require(section, self, STATUS_OPTIONS)
+        if self.estimator == "window" and self.min_rollouts > self.window:
+            raise ConfigError(
+                f"{section}.min_rollouts={self.min_rollouts} is not accepted: a window of {self.window} rollouts "
+                f"({section}.window) never holds so many."
+            )
+
+
+@dataclass(frozen=True)
+class DynamicSamplingConfig:
+    """DAPO's dynamic sampling: generate further batches until enough rollouts have a gradient.
+
+    Attributes:
+        enable: whether to filter out prompts whose rollouts all earned the same.
+        max_generations: most batches generated for one step; at the cap the step trains on what it has.
+    """
+
+    enable: bool = False
+    max_generations: int = 4
+
+    def __post_init__(self) -> None:
+        _require("exploration.dynamic_sampling", self, _DYNAMIC_SAMPLING_OPTIONS)
+
+
+@dataclass(frozen=True)
+class BudgetSchedule:
+    """Rollouts per step as a step function of the training step.
+
+    Attributes:
+        stages: ``((from_step, budget), ...)`` with increasing steps, the first of them at most 1.
+
+    Example:
+        >>> schedule = BudgetSchedule(((1, 2048), (100, 1024)))
+        >>> schedule.at(99), schedule.at(100)
+        (2048, 1024)
+    """
+
+    stages: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def parse(cls, total_budget: Any, default: int) -> BudgetSchedule:
+        """Read ``exploration.total_budget``: null (then ``default``), a number, or a list of [from_step, budget]."""
+        if total_budget is None:
+            return cls(((1, default),))
+        if is_integer(total_budget):
+            return cls(((1, total_budget),))
+        accepted = "expected an integer, or a list of [from_step, budget] whose steps increase from 1"
+        try:
+            stages = tuple((step, budget) for step, budget in total_budget)
+        except (TypeError, ValueError):
+            raise ConfigError(f"exploration.total_budget={total_budget!r} is not accepted: {accepted}.") from None
+        steps = [step for step, _ in stages]
+        all_integers = all(is_integer(number) for stage in stages for number in stage)
+        if not stages or not all_integers or steps != sorted(set(steps)) or steps[0] > 1:
+            raise ConfigError(f"exploration.total_budget={total_budget!r} is not accepted: {accepted}.")
+        return cls(stages)
+
+    def at(self, step: int) -> int:
+        """Return the rollouts of training step ``step`` (the first step is 1)."""
+        return [budget for from_step, budget in self.stages if from_step <= max(step, 1)][-1]
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Every budget that occurs."""
+        return tuple(budget for _, budget in self.stages)
+
+
+@dataclass(frozen=True)
+class ExplorationConfig:
+    """How many rollouts each prompt gets; see the README's configuration table for every key.
+
+    Raises:
+        ConfigError: a value is out of range or of the wrong type.
+    """
+
+    allocator: str = "knapsack"
+    total_budget: Any = None
+    n_low: int = 2
+    n_up: int = 128
+    value: str | None = None
+    solver: str = "auto"
+    fallback: bool = True
+    fallback_confidence: float = 0.9
+    dispatch: str = "random"
+    seed: int = 0
+    success_threshold: float = 0.0
+    rollout_is_cap: float | None = None
+    log_histogram_every: int = 10
+    success_rate: SuccessRateConfig = field(default_factory=SuccessRateConfig)
+    dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
+
+    def __post_init__(self) -> None:
+        _require("exploration", self, _OPTIONS)
+        if self.n_low > self.n_up:
+            raise ConfigError(
+                f"exploration.n_low={self.n_low} is not accepted: it exceeds exploration.n_up={self.n_up}."
+            )
+        BudgetSchedule.parse(self.total_budget, default=1)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> ExplorationConfig:
+        """Build the config from the ``exploration`` section as plain Python containers.
+
+        Raises:
+            ConfigError: naming the key that is unknown or the value that is not accepted.
+        """
+        values = dict(values)
+        for name, section_class in (("success_rate", SuccessRateConfig), ("dynamic_sampling", DynamicSamplingConfig)):
+            if name in values:
+                section = values[name]
+                if not isinstance(section, Mapping):
+                    raise ConfigError(f"exploration.{name}={section!r} is not accepted: expected a section of keys.")
+                values[name] = _section_from_mapping(f"exploration.{name}", section_class, section)
+        return _section_from_mapping("exploration", cls, values)
+
+    def budget_schedule(self, train_batch_size: int, rollouts_per_prompt: int) -> BudgetSchedule:
+        """Return the rollouts per step; without ``total_budget``, what homogeneous allocation would spend."""
+        return BudgetSchedule.parse(self.total_budget, default=train_batch_size * rollouts_per_prompt)

@@ -1,0 +1,217 @@
+"""The explorer: plans how many rollouts each prompt of a step gets, and learns from what came of them.
+
+A trainer calls ``plan`` before it generates, ``observe`` when rewards and advantages are known, ``metrics`` when it
+logs, and keeps ``state_dict`` with its checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
+from knapsack_rl.allocation import Allocation, homogeneous_allocate, knapsack_allocate
+from knapsack_rl.config import ExplorationConfig
+from knapsack_rl.dispatch import packed_order, random_order
+from knapsack_rl.estimates import Estimates
+from knapsack_rl.metrics.step import compute_exploration_metrics
+from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.values import resolve_value_function
+
+__all__ = ["Explorer", "Plan"]
+
+
+@dataclass(frozen=True, eq=False)  # equality of arrays is not a truth value
+class Plan:
+    """How the M prompts of one generated batch are to be explored.
+
+    Attributes:
+        prompt_ids: M identities of the prompts.
+        epoch, step: when they are sampled.
+        success_rates: (M,) float64, the estimates that the plan was made with; NaN = unseen.
+        allocation: the budgets and what is known about them.
+        predicted_shares: (M,) float64, share of each prompt's rollouts expected to have a gradient; NaN = no forecast.
+        order: (N_total,) int64, the prompt of every row, in the order in which rows are dealt to the workers.
+    """
+
+    prompt_ids: tuple[str, ...]
+    epoch: int
+    step: int
+    success_rates: np.ndarray
+    allocation: Allocation
+    predicted_shares: np.ndarray
+    order: np.ndarray
+
+    @property
+    def budgets(self) -> np.ndarray:
+        """(M,) int64, rollouts of each prompt; they add up to the step's total budget."""
+        return self.allocation.budgets
+
+
+class Explorer:
+    """Decides at every step how many rollouts each prompt gets.
+
+    Args:
+        config: the exploration section of a configuration.
+        adv_estimator: verl's name of the advantage estimator; it decides what a budget is worth unless the
+            configuration says so, and which rollouts have a gradient.
+        rollouts_per_prompt: N, rollouts a prompt gets on average where the configuration sets no total budget.
+        allocate: what solves the knapsack; called as `knapsack_allocate` is.
+
+    Raises:
+        ValueError: the configuration names an unknown value function, or none and the estimator implies none.
+
+    >>> explorer = Explorer(ExplorationConfig(), rollouts_per_prompt=4)
+    >>> first = explorer.plan(["a", "b"], epoch=0, step=1)
+    >>> first.budgets.tolist()
+    [4, 4]
+    >>> is_success = np.array([False] * 4 + [True] * 3 + [False])
+    >>> explorer.observe(first, Outcomes(np.repeat([0, 1], 4), is_success * 1.0, is_success, is_success, np.ones(8)))
+    >>> explorer.plan(["a", "b"], epoch=1, step=2).budgets.tolist()
+    [2, 6]
+    """
+
+    def __init__(
+        self,
+        config: ExplorationConfig,
+        *,
+        adv_estimator: str = "grpo",
+        rollouts_per_prompt: int = 8,
+        allocate: Callable[..., Allocation] = knapsack_allocate,
+    ) -> None:
+        self.config = config
+        self.adv_estimator = advantage_estimator(adv_estimator)
+        self.rollouts_per_prompt = rollouts_per_prompt
+        self._allocate = allocate
+        self._value = None
+        if config.allocator == "knapsack":
+            self._value = resolve_value_function(config.value or value_for_adv_estimator(adv_estimator))
+        rates = config.success_rate
+        self.task_status = TaskStatus(
+            rates.estimator,
+            window=rates.window,
+            min_rollouts=rates.min_rollouts,
+            discount=rates.discount,
+            prior_strength=rates.prior_strength,
+        )
+
+    def total_budget(self, num_prompts: int, step: int) -> int:
+        """Rollouts of a step with so many prompts."""
+        return self.config.budget_schedule(num_prompts, self.rollouts_per_prompt).at(step)
+
+    def plan(self, prompt_ids: Sequence[str], *, epoch: int, step: int, num_workers: int = 1) -> Plan:
+        """Decide how many rollouts each of M prompts gets, and in which order they go to the workers.
+
+        Args:
+            prompt_ids: M ids, as `knapsack_rl.prompt_id` makes them.
+            epoch: the current epoch, counted from 0; never decreases.
+            step: the training step.
+            num_workers: equal parts in which the rows are generated; needed by ``dispatch=packed``.
+
+        Raises:
+            ValueError: the total budget cannot be placed within the bounds, or the epoch lies before an observed one.
+        """
+        prompt_ids = tuple(prompt_ids)
+        success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch)
+        known = Estimates(
+            success_rates,
+            self.task_status.greedy_match_rates(prompt_ids, epoch=epoch),
+            self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
+        )
+        allocation = self._allocation(known, self.total_budget(len(prompt_ids), step))
+        return Plan(
+            prompt_ids=prompt_ids,
+            epoch=epoch,
+            step=step,
+            success_rates=success_rates,
+            allocation=allocation,
+            predicted_shares=known.effective_shares(allocation.budgets, self.adv_estimator.gradient_rule),
+            order=self._order(prompt_ids, allocation.budgets, step, num_workers),
+        )
+
+    def observe(self, plan: Plan, outcomes: Outcomes) -> None:
+        """Learn from the outcomes of a plan's rollouts.
+
+        Raises:
+            ValueError: a prompt index is not one of the plan's, or the plan lies before what was already observed.
+        """
+        if np.max(outcomes.prompt_index) >= len(plan.prompt_ids):
+            raise ValueError(
+                f"outcomes name prompt {np.max(outcomes.prompt_index)}, and the plan has {len(plan.prompt_ids)} prompts"
+            )
+        self.task_status.observe(
+            [plan.prompt_ids[index] for index in outcomes.prompt_index],
+            outcomes.successes,
+            epoch=plan.epoch,
+            step=plan.step,
+            response_lengths=outcomes.response_tokens,
+            greedy_successes=outcomes.greedy_successes,
+        )
+
+    def metrics(self, explored: Sequence[tuple[Plan, Outcomes]]) -> dict[str, float]:
+        """The metrics of a step, whose batches were planned and observed one after another.
+
+        Returns:
+            What `knapsack_rl.metrics.METRICS` explains, but for ``dispatch/``, which the trainer measures.
+        """
+        plans = [plan for plan, _ in explored]
+        outcomes = [outcome for _, outcome in explored]
+        offsets = np.cumsum([0, *(len(plan.prompt_ids) for plan in plans[:-1])])
+        shifted = [outcome.prompt_index + offset for outcome, offset in zip(outcomes, offsets)]
+        return compute_exploration_metrics(
+            prompt_index=np.concatenate(shifted),
+            successes=np.concatenate([outcome.successes for outcome in outcomes]),
+            scores=np.concatenate([outcome.scores for outcome in outcomes]),
+            effective=np.concatenate([outcome.effective for outcome in outcomes]),
+            success_rates=np.concatenate([plan.success_rates for plan in plans]),
+            budgets=np.concatenate([plan.budgets for plan in plans]),
+            predicted_shares=np.concatenate([plan.predicted_shares for plan in plans]),
+            n_low=self.config.n_low,
+            n_up=self.config.n_up,
+            fallback_rollouts=sum(plan.allocation.placed["fallback"] for plan in plans),
+            fallback_confidence=self.config.fallback_confidence,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the explorer has learned, as NumPy arrays and scalars that own their memory."""
+        return {"task_status": self.task_status.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace what was learned by ``state``; the configuration of this explorer stays in force.
+
+        Raises:
+            TaskStatusError: an entry is missing or inconsistent; this object is unchanged then.
+        """
+        self.task_status.load_state_dict(state["task_status"])
+
+    @property
+    def _uses_beliefs(self) -> bool:
+        return self._value is not None and "alpha" in self._value.parameters
+
+    def _allocation(self, known: Estimates, total_budget: int) -> Allocation:
+        if self._value is None:
+            return homogeneous_allocate(len(known), total_budget)
+        return self._allocate(
+            known.success_rates,
+            total_budget,
+            self.config.n_low,
+            self.config.n_up,
+            value=self._value,
+            fallback=self.config.fallback,
+            fallback_confidence=self.config.fallback_confidence,
+            solver=self.config.solver,
+            greedy_match_rates=known.greedy_match_rates,
+            beliefs=known.beliefs,
+        )
+
+    def _order(self, prompt_ids: tuple[str, ...], budgets: np.ndarray, step: int, num_workers: int) -> np.ndarray:
+        if self.config.allocator == "homogeneous":
+            return np.repeat(np.arange(len(budgets)), budgets)
+        if self.config.dispatch == "random":
+            return random_order(budgets, seed=self.config.seed, step=step)
+        lengths = self.task_status.mean_response_lengths(prompt_ids)
+        return packed_order(budgets, num_workers, expected_tokens=lengths)

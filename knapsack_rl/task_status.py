@@ -1,0 +1,402 @@
+"""What training has learned about each prompt so far: success rate, belief, response length.
+
+`TaskStatus` turns the rollouts of earlier steps into one success-rate estimate per prompt, which the knapsack
+allocation needs (paper, section 4.2).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knapsack_rl.identity import prompt_id
+from knapsack_rl.options import integer_at_least, number, one_of
+from knapsack_rl.status_file import TaskStatusError, checked_contents, read_status, write_status
+from knapsack_rl.status_records import (
+    NO_EPOCH,
+    count_discounted,
+    count_in_epoch,
+    count_lengths,
+    counts_before,
+    empty_records,
+    mean_rate,
+    slide_window,
+    sum_by,
+)
+
+__all__ = ["ESTIMATORS", "STATUS_OPTIONS", "TaskStatus", "TaskStatusError", "prompt_id"]
+
+logger = logging.getLogger(__name__)
+
+ESTIMATORS = ("previous_epoch", "window", "beta")
+
+STATUS_OPTIONS = {
+    "estimator": one_of(ESTIMATORS),
+    "window": integer_at_least(1),
+    "min_rollouts": integer_at_least(1),
+    "discount": number("a number in [0, 1]", lambda value: 0.0 <= value <= 1.0),
+    "prior_strength": number("a finite number greater than 0", lambda value: value > 0.0),
+}
+"""What the options of a task status accept, here and in the configuration."""
+
+_UNSEEN = 0  # the row that unknown prompts resolve to; it never receives a rollout
+
+
+class TaskStatus:
+    """Success rates and beliefs per prompt, estimated from the rollouts of earlier steps.
+
+    Every estimator reads from the same counts, which are all kept whichever is chosen, so a run can be resumed with
+    another estimator. Outcomes are Bernoulli: a rollout succeeds or it does not (paper, definition 1).
+
+    * `previous_epoch` (paper, section 4.2): share of successes in the last epoch before the current one in which the
+      prompt was observed. Rollouts of the current epoch do not enter it.
+    * `window`: share of successes among the prompt's last `window` rollouts, across epochs.
+    * `beta`: mean of a Beta posterior over discounted counts, `(S + k*mu) / (S + F + k)`. S and F are successes and
+      failures, multiplied by `discount` at each new visit; mu is the mean success rate of all prompts in the last
+      complete epoch (before there is one: in the current epoch so far, else 0.5); k is `prior_strength`.
+
+    Args:
+        estimator: one of `ESTIMATORS`.
+        window: number of rollouts the window estimator remembers per prompt, at least 1.
+        min_rollouts: a prompt counts as unseen while fewer rollouts than this entered its estimate, at least 1.
+        discount: weight of a prompt's earlier visits at each new visit, in [0, 1]; used for the beta estimator and
+            for the mean response length.
+        prior_strength: k above, in rollouts, greater than 0.
+
+    Raises:
+        ValueError: an option is unknown or out of range.
+
+    >>> status = TaskStatus("previous_epoch")
+    >>> status.observe(["a", "a", "b", "b"], [True, False, True, True], epoch=0, step=1)
+    >>> status.success_rates(["a", "b", "c"], epoch=0)
+    array([nan, nan, nan])
+    >>> status.success_rates(["a", "b", "c"], epoch=1)
+    array([0.5, 1. , nan])
+    """
+
+    def __init__(
+        self,
+        estimator: str = "previous_epoch",
+        *,
+        window: int = 16,
+        min_rollouts: int = 1,
+        discount: float = 0.5,
+        prior_strength: float = 1.0,
+    ) -> None:
+        self.estimator, self.window, self.min_rollouts = estimator, window, min_rollouts
+        self.discount, self.prior_strength = discount, prior_strength
+        for name, option in STATUS_OPTIONS.items():
+            if not option.accepts(getattr(self, name)):
+                raise ValueError(f"{name} must be {option.accepted}, got {getattr(self, name)!r}")
+        if self.estimator == "window" and self.min_rollouts > self.window:
+            raise ValueError(
+                f"min_rollouts={self.min_rollouts} can never be reached by a window of {self.window} rollouts; "
+                "lower min_rollouts or widen the window"
+            )
+        self._epoch = NO_EPOCH
+        self._step = -1
+        self._row_of: dict[str, int] = {}
+        self._records = empty_records(1, self.window)
+        self._prior_means: dict[int, float] = {}  # by epoch: fixed while that epoch runs, and costly for many prompts
+
+    def __len__(self) -> int:
+        """Number of distinct prompts observed."""
+        return len(self._row_of)
+
+    def __contains__(self, prompt: object) -> bool:
+        return prompt in self._row_of
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """Ids of all observed prompts, in the order in which they were first observed."""
+        return list(self._row_of)
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the latest observation, -1 before the first."""
+        return self._epoch
+
+    @property
+    def step(self) -> int:
+        """Step of the latest observation, -1 before the first."""
+        return self._step
+
+    def success_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> np.ndarray:
+        """Estimate the success rates of prompts that are about to be sampled in `epoch`.
+
+        Args:
+            prompt_ids: M ids; repeats are allowed.
+            epoch: the current epoch, counted from 0; not below the epoch of the latest observation.
+
+        Returns:
+            (M,) float64 in [0, 1]; NaN for a prompt that is unseen or has fewer than `min_rollouts` rollouts.
+
+        Raises:
+            ValueError: `epoch` lies before the latest observation.
+        """
+        records = self._records_of(prompt_ids)
+        successes, failures, is_seen = self._evidence(records, epoch)
+        if self.estimator == "beta":
+            prior_mean = self._prior_mean(epoch)
+            successes = successes + self.prior_strength * prior_mean
+            failures = failures + self.prior_strength * (1.0 - prior_mean)
+        rates = np.full(len(records), np.nan)
+        np.divide(successes, successes + failures, out=rates, where=is_seen)
+        return rates
+
+    def beliefs(self, prompt_ids: Iterable[str], *, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Parameters of a Beta belief about each prompt's success rate.
+
+        The prior Beta(k*mu, k*(1-mu)) plus the successes and failures that the chosen estimator counts. The mean of
+        the `beta` estimator's belief is its success rate; `previous_epoch` and `window` add the same prior to their
+        own counts here.
+
+        Args and raises: as `success_rates`.
+
+        Returns:
+            `(alpha, beta)`, (M,) float64 each, all greater than 0; the prior where `success_rates` is NaN.
+        """
+        records = self._records_of(prompt_ids)
+        successes, failures, is_seen = self._evidence(records, epoch)
+        prior_mean = self._prior_mean(epoch)
+        alpha = self.prior_strength * prior_mean + np.where(is_seen, successes, 0.0)
+        beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
+        return alpha, beta
+
+    def greedy_match_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> np.ndarray:
+        """Probability that a sampled rollout earns what the greedy rollout earned (ReMax; paper, appendix B).
+
+        The success rate p where the prompt's latest greedy rollout succeeded, 1 - p where it failed.
+
+        Args and raises: as `success_rates`.
+
+        Returns:
+            (M,) float64 in [0, 1]; NaN where the success rate or the greedy outcome is unknown.
+        """
+        prompt_ids = list(prompt_ids)
+        rates = self.success_rates(prompt_ids, epoch=epoch)
+        greedy = self._records_of(prompt_ids)["greedy_success"]
+        return np.select([greedy == 1, greedy == 0], [rates, 1.0 - rates], default=np.nan)
+
+    def mean_response_lengths(self, prompt_ids: Iterable[str]) -> np.ndarray:
+        """Mean number of tokens of each prompt's responses, earlier visits weighted down by `discount` per visit.
+
+        Returns:
+            (M,) float64 in tokens; NaN where no length was ever observed.
+        """
+        records = self._records_of(prompt_ids)
+        lengths = np.full(len(records), np.nan)
+        count = records["discounted_lengths"]
+        np.divide(records["discounted_tokens"], count, out=lengths, where=count > 0)
+        return lengths
+
+    def observe(
+        self,
+        prompt_ids: Iterable[str],
+        successes: np.ndarray | Sequence[bool],
+        *,
+        epoch: int,
+        step: int,
+        response_lengths: np.ndarray | Sequence[float] | None = None,
+        greedy_successes: np.ndarray | Sequence[bool] | None = None,
+    ) -> None:
+        """Record the outcomes of rollouts. Either all of them are recorded or, on an error, none.
+
+        Args:
+            prompt_ids: id of each rollout's prompt, B entries in any order.
+            successes: (B,) bool or {0, 1}: did the rollout succeed?
+            epoch: epoch in which the rollouts were sampled; never decreases from call to call.
+            step: training step that sampled them; never decreases. A step may be observed in several calls.
+            response_lengths: (B,) response tokens of each rollout, or None if unknown.
+            greedy_successes: (B,) bool or {0, 1}: did the greedy rollout of this rollout's prompt succeed? None if
+                there was none. Where the entries of one prompt disagree, the majority counts.
+
+        Raises:
+            TypeError: a prompt id is not a string.
+            ValueError: lengths differ, an outcome is neither 0 nor 1, a length is negative or not finite, or `epoch`
+                or `step` lies before the latest observation.
+        """
+        prompt_ids = _as_list(prompt_ids)
+        foreign = {type(identity).__name__ for identity in prompt_ids if not isinstance(identity, str)}
+        if foreign:
+            raise TypeError(f"prompt ids must be strings as prompt_id makes them, got {', '.join(sorted(foreign))}")
+        num_rollouts = len(prompt_ids)
+        outcomes = _as_outcomes(successes, num_rollouts, "successes")
+        lengths = None if response_lengths is None else _as_lengths(response_lengths, num_rollouts)
+        greedy = None if greedy_successes is None else _as_outcomes(greedy_successes, num_rollouts, "greedy_successes")
+        self._check_not_before(epoch, self._epoch, "epoch")
+        self._check_not_before(step, self._step, "step")
+
+        self._epoch, self._step = int(epoch), int(step)
+        if num_rollouts == 0:
+            return
+        rows, prompt_index = np.unique(self._add_rows(prompt_ids), return_inverse=True)
+        records = self._records[rows]
+        count_in_epoch(records, prompt_index, outcomes, self._epoch)
+        count_discounted(records, prompt_index, outcomes, self.discount)
+        slide_window(records, prompt_index, outcomes)
+        if lengths is not None:
+            count_lengths(records, prompt_index, lengths, self.discount)
+        if greedy is not None:
+            share = sum_by(prompt_index, greedy, len(records)) / np.bincount(prompt_index, minlength=len(records))
+            records["greedy_success"] = share > 0.5
+        self._records[rows] = records
+        if self._epoch not in self._prior_means:
+            self._prior_means = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything known and every option, as NumPy arrays and scalars that own their memory."""
+        return {
+            "estimator": self.estimator,
+            "window": self.window,
+            "min_rollouts": self.min_rollouts,
+            "discount": self.discount,
+            "prior_strength": self.prior_strength,
+            "epoch": self._epoch,
+            "step": self._step,
+            "prompt_ids": np.array([identity.encode() for identity in self._row_of], dtype=np.bytes_),
+            "records": self._records[1 : 1 + len(self)].copy(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replace what is known by `state`; the options of this object stay as they are.
+
+        A state saved under another estimator is used in full, since all estimators share their counts. A window that
+        is wider than the saved one fills up as rollouts come.
+
+        Raises:
+            TaskStatusError: an entry is missing or inconsistent; this object is unchanged then.
+        """
+        row_of, records = checked_contents(state)
+        if str(state["estimator"]) != self.estimator:
+            logger.info("task status saved with estimator %s continues with %s", state["estimator"], self.estimator)
+        resized = empty_records(1 + len(records), self.window)
+        for name in records.dtype.names:
+            if name != "outcomes":
+                resized[name][1:] = records[name]
+        width = min(self.window, records["outcomes"].shape[1])
+        resized["outcomes"][1:, self.window - width :] = records["outcomes"][:, records["outcomes"].shape[1] - width :]
+        self._row_of, self._records, self._prior_means = row_of, resized, {}
+        self._epoch, self._step = int(state["epoch"]), int(state["step"])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the status to one `.npz` file, atomically: afterwards the file is complete or as it was before.
+
+        The same status always gives the same bytes. The file holds a format version, the options and a checksum over
+        its content; nothing in it is pickled.
+        """
+        write_status(Path(path), self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], **options: Any) -> TaskStatus:
+        """Read a status that `save` wrote.
+
+        Args:
+            path: the file.
+            **options: constructor arguments that replace the saved ones, such as `estimator="beta"`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            TaskStatusError: the file is truncated, damaged, of a newer format, or not a task status; names the path.
+        """
+        state = read_status(Path(path))
+        saved = {
+            "estimator": str(state["estimator"]),
+            "window": int(state["window"]),
+            "min_rollouts": int(state["min_rollouts"]),
+            "discount": float(state["discount"]),
+            "prior_strength": float(state["prior_strength"]),
+        }
+        status = cls(**{**saved, **options})
+        try:
+            status.load_state_dict(state)
+        except TaskStatusError as error:
+            raise TaskStatusError(f"{path}: {error}") from error
+        return status
+
+    def _records_of(self, prompt_ids: Iterable[str]) -> np.ndarray:
+        row_of = self._row_of
+        rows = [row_of.get(identity, _UNSEEN) for identity in _as_list(prompt_ids)]
+        return self._records[np.array(rows, dtype=np.int64)]
+
+    def _add_rows(self, prompt_ids: list[str]) -> np.ndarray:
+        """Row of each id; ids never seen before get the next free rows."""
+        row_of = self._row_of
+        rows = np.array([row_of.setdefault(identity, len(row_of) + 1) for identity in prompt_ids], dtype=np.int64)
+        num_rows = len(row_of) + 1
+        if num_rows > len(self._records):
+            grown = empty_records(max(num_rows, 2 * len(self._records)), self.window)
+            grown[: len(self._records)] = self._records
+            self._records = grown
+        return rows
+
+    def _evidence(self, records: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(successes, failures, is_seen) that the estimator counts for each record."""
+        self._check_not_before(epoch, self._epoch, "epoch")
+        if self.estimator == "previous_epoch":
+            successes, rollouts = counts_before(records, epoch)
+            return successes, rollouts - successes, rollouts >= self.min_rollouts
+        if self.estimator == "window":
+            successes = np.sum(records["outcomes"] == 1, axis=1).astype(np.float64)
+            failures = np.sum(records["outcomes"] == 0, axis=1).astype(np.float64)
+            return successes, failures, successes + failures >= self.min_rollouts
+        is_seen = records["total_rollouts"] >= self.min_rollouts
+        return records["discounted_successes"], records["discounted_failures"], is_seen
+
+    def _prior_mean(self, epoch: int) -> float:
+        """Mean over prompts of the success rate in the last epoch before `epoch`; see the class docstring."""
+        if epoch in self._prior_means:
+            return self._prior_means[epoch]
+        if len(self) == 0:
+            return 0.5
+        records = self._records[1 : 1 + len(self)]
+        last_epoch, earlier_epoch = records["last_epoch"], records["earlier_epoch"]
+        observed_epoch = np.where(last_epoch < epoch, last_epoch, earlier_epoch)
+        newest = observed_epoch.max()
+        if newest == NO_EPOCH:
+            return mean_rate(records["last_successes"], records["last_rollouts"])
+        successes, rollouts = counts_before(records, epoch)
+        mean = mean_rate(successes[observed_epoch == newest], rollouts[observed_epoch == newest])
+        self._prior_means = {epoch: mean}
+        return mean
+
+    @staticmethod
+    def _check_not_before(value: int, latest: int, name: str) -> None:
+        if value < max(latest, 0):
+            expected = "it is counted from 0" if value < 0 else f"{name} {latest} was already observed"
+            raise ValueError(f"{name} {value} is not valid: {expected}. Was the status restored with its checkpoint?")
+
+
+def _as_list(prompt_ids: Iterable[str]) -> list[str]:
+    return prompt_ids.tolist() if isinstance(prompt_ids, np.ndarray) else list(prompt_ids)
+
+
+def _as_column(values: Any, length: int, name: str) -> np.ndarray:
+    column = np.asarray(values)
+    if column.shape != (length,):
+        raise ValueError(f"{name} must hold one value for each of the {length} rollouts, got shape {column.shape}")
+    return column
+
+
+def _as_outcomes(values: Any, length: int, name: str) -> np.ndarray:
+    """(length,) int8 of 0 and 1."""
+    column = _as_column(values, length, name)
+    is_outcome = (column == 0) | (column == 1)
+    if not np.all(is_outcome):
+        position = int(np.argmin(is_outcome))
+        raise ValueError(f"{name} must be True or False (1 or 0), got {column[position]!r} for rollout {position}")
+    return column.astype(np.int8)
+
+
+def _as_lengths(values: Any, length: int) -> np.ndarray:
+    column = _as_column(values, length, "response_lengths").astype(np.float64)
+    is_length = np.isfinite(column) & (column >= 0)
+    if not np.all(is_length):
+        position = int(np.argmin(is_length))
+        raise ValueError(f"response_lengths must be token counts, got {column[position]} for rollout {position}")
+    return column

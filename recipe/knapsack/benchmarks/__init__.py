@@ -1,0 +1,1 @@
+"""Benchmarks: what allocation, dispatch, rollouts, rewards and the whole method cost."""

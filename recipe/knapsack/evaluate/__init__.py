@@ -1,0 +1,1 @@
+"""Evaluates checkpoints: responses of every prompt, avg@N and pass@k of every benchmark."""

@@ -1,0 +1,1 @@
+"""Plans before training: what the knapsack would do on given success rates, and what a step takes."""

@@ -1,0 +1,7 @@
+"""The command ``python -m recipe.knapsack.report``."""
+
+import sys
+
+from recipe.knapsack.report.report import main
+
+sys.exit(main())

@@ -1,0 +1,58 @@
+"""What the trainer does to the advantages of verl's estimators before the update."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+__all__ = ["clip_advantages", "clipped_share", "truncated_importance_weights", "without_single_rollouts"]
+
+
+def clip_advantages(advantages: torch.Tensor, adv_clip: float | None) -> torch.Tensor:
+    """Clip advantages of any shape to [-adv_clip, adv_clip]; None leaves them (paper, appendix C).
+
+    Example:
+        >>> clip_advantages(torch.tensor([-7.0, 0.5]), 5.0)
+        tensor([-5.0000,  0.5000])
+    """
+    return advantages if adv_clip is None else advantages.clamp(-adv_clip, adv_clip)
+
+
+def clipped_share(advantages: torch.Tensor, response_mask: torch.Tensor, adv_clip: float) -> float:
+    """Share of response tokens whose advantage exceeds the clip; both (B, response_length)."""
+    clipped = (advantages.abs() > adv_clip) & response_mask.bool()
+    return (clipped.sum() / response_mask.sum()).item()
+
+
+def without_single_rollouts(advantages: torch.Tensor, uids: np.ndarray) -> torch.Tensor:
+    """Set the advantage of a rollout that is alone in its group to 0: it was compared with nothing.
+
+    verl's group estimators give such a rollout its raw reward. One arises where other rollouts of its prompt failed.
+
+    Args:
+        advantages: (B, response_length) float.
+        uids: (B,), equal for the rollouts of a group.
+
+    Example:
+        >>> without_single_rollouts(torch.tensor([[1.0], [0.5], [-0.5]]), np.array(["a", "b", "b"])).tolist()
+        [[0.0], [0.5], [-0.5]]
+    """
+    _, group, sizes = np.unique(uids, return_inverse=True, return_counts=True)
+    is_alone = sizes[group] == 1
+    if not is_alone.any():
+        return advantages
+    return advantages.masked_fill(torch.from_numpy(is_alone)[:, None], 0.0)
+
+
+def truncated_importance_weights(
+    training_log_probs: torch.Tensor, rollout_log_probs: torch.Tensor, cap: float
+) -> torch.Tensor:
+    """Return min(pi_training / pi_rollout, cap) per token, detached; all arguments (B, response_length).
+
+    Multiplied into the advantages, the weights scale each token's policy-gradient term, clipped or not.
+
+    Example:
+        >>> truncated_importance_weights(torch.tensor([0.0, -2.0]), torch.tensor([-2.0, -2.0]), cap=2.0)
+        tensor([2., 1.])
+    """
+    return torch.exp(training_log_probs - rollout_log_probs).clamp(max=cap).detach()
