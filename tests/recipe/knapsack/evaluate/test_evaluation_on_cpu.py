@@ -45,7 +45,7 @@ def tiny_run(folder, warm_start, **overrides):
         "actor_rollout_ref.rollout.val_kwargs.do_sample": "true",
         "actor_rollout_ref.rollout.val_kwargs.temperature": 0.6,
         "critic.strategy": "fsdp2",
-        "custom_reward_function.path": ROOT / "recipe/knapsack/tiny_task.py",
+        "custom_reward_function.path": ROOT / "recipe/knapsack/tiny/tiny_task.py",
     }
     return write_run(folder, **{**settings, **overrides})
 

@@ -41,7 +41,7 @@ def runnable(warm_start) -> list[str]:
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
         "critic.strategy=fsdp2",
         "trainer.logger=[]",
-        f"custom_reward_function.path={ROOT}/recipe/knapsack/tiny_task.py",
+        f"custom_reward_function.path={ROOT}/recipe/knapsack/tiny/tiny_task.py",
     ]
 
 

@@ -149,6 +149,16 @@ def test_measuring_leaves_no_trace_in_the_environment(refusal, settings, monkeyp
     assert "TOKENIZERS_PARALLELISM" not in os.environ
 
 
+def test_several_files_are_looked_at_together(config_with, settings, refusal, write):
+    files = [str(write([row(0, prompt=_message("1" * length))], f"{length}.parquet")) for length in (3, 12)]
+    assert "1 of 2 prompts" in refusal(check_prompt_lengths, settings(3, **{TRAIN: files}))
+    again = str(write([row(1, prompt=_message("111"))], "again.parquet"))
+    assert len(prompt_notices(config_with(settings(3, **{TRAIN: [files[0], again]})))) == 1
+    # Their types differ, which is refused elsewhere.
+    other = str(write([row(0, prompt=[{"role": "user", "content": "1", "name": "me"}])], "other.parquet"))
+    assert prompt_notices(config_with(settings(3, **{TRAIN: [files[0], other]}))) == []
+
+
 def test_data_that_are_not_messages_of_text_have_no_notice(config_with, settings, write):
     images = str(write([row(0, images=[])], "images.parquet"))
     assert prompt_notices(config_with(settings(3, **{TRAIN: images}))) == []

@@ -38,7 +38,7 @@ RUNNABLE = {
     "actor_rollout_ref.rollout.name": "hf",
     "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
-    "custom_reward_function.path": str(ROOT / "recipe/knapsack/tiny_task.py"),
+    "custom_reward_function.path": str(ROOT / "recipe/knapsack/tiny/tiny_task.py"),
 }
 CHECKS = (
     check_resume_path,
@@ -269,6 +269,15 @@ def test_settings_take_effect_where_the_state_is_not_loaded(config_with, setting
     assert [setting.key for setting in kept_settings(config_with({**changed, LOAD: ["model", "optimizer"]}))] == [BETAS]
     assert kept_settings(config_with({**changed, LOAD: ["model"]})) == []
     assert kept_settings(config_with({**changed, "trainer.resume_mode": "disable"})) == []
+
+
+def test_other_data_are_said(config_with, settings, checkpoint, earlier, write):
+    checkpoint()
+    earlier()
+    assert resume_notices(config_with(settings)) == []
+    more = str(write([row(number) for number in range(40)], "more.parquet"))
+    (notice,) = resume_notices(config_with({**settings, TRAIN: more}))
+    assert notice.startswith(f"data.train_files={more} differs from {settings[TRAIN]}")
 
 
 def test_the_seed_of_the_data_is_one_where_none_was_set(config_with, settings, checkpoint, earlier):

@@ -95,8 +95,10 @@ def read_prompts(config: DictConfig, key: str) -> Prompts | None:
         for batch in _first_rows(file, [name], left):
             chunks.append(batch.column(0))
             left -= len(batch)
+    if len({chunk.type for chunk in chunks}) != 1:
+        return None  # no row, or files of different types
     rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-    return Prompts(f"data.{key}", pyarrow.chunked_array(chunks), rows) if chunks else None
+    return Prompts(f"data.{key}", pyarrow.chunked_array(chunks), rows)
 
 
 def _has_text_messages(kind: pyarrow.DataType) -> bool:
@@ -280,7 +282,8 @@ def _count_disagreeing(config: DictConfig, prompts: Prompts) -> int:
             return 0
         left = MOST_ROWS - sum(map(len, batches))
         batches += _first_rows(file, [source, "reward_model.ground_truth"], left)
-    table = pyarrow.Table.from_batches(batches)
+    tables = [pyarrow.Table.from_batches([batch]) for batch in batches]
+    table = pyarrow.concat_tables(tables, promote_options="permissive")
     answers = pyarrow.compute.struct_field(table["reward_model"], "ground_truth")
     if pyarrow.types.is_nested(answers.type):
         return 0

@@ -249,6 +249,7 @@ def resume_notices(config: DictConfig) -> list[str]:
             f"{config.trainer.resume_mode}: set it to resume_path to resume from there."
         )
     if checkpoint is not None:
+        notices += _changed_data(config, checkpoint)
         for section, folder, contents in _parts_of_model(config, checkpoint):
             absent = [part for part in ("optimizer", "extra") if part not in contents.load_contents]
             if absent:
@@ -266,6 +267,18 @@ def resume_notices(config: DictConfig) -> list[str]:
                     f"{'' if 'model' in absent else 'exactly '}from its checkpoints."
                 )
     return notices
+
+
+def _changed_data(config: DictConfig, checkpoint: Path) -> list[str]:
+    file = checkpoint.parent / CONFIG_FILE
+    before = OmegaConf.select(OmegaConf.load(file), "data.train_files") if file.is_file() else None
+    if before is None or before == config.data.train_files:
+        return []
+    return [
+        f"data.train_files={config.data.train_files} differs from {before}, with which {checkpoint} was trained: "
+        "until the "
+        "end of its epoch prompts may repeat or be left out."
+    ]
 
 
 def _what_starts_anew(absent: list[str]) -> str:
