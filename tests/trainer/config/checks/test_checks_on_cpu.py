@@ -111,6 +111,24 @@ def test_a_data_file_that_is_no_parquet_is_refused(runnable, defaults, tmp_path)
         check_config(compose([*runnable, f"data.train_files={file}"]), defaults)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.train_files='~/warm_start/train.parquet'",
+        "data.val_files=['~/warm_start/test.parquet']",
+        "actor_rollout_ref.model.path='~/warm_start/model'",
+        "trainer.default_local_dir='~/run'",
+        "trainer.rollout_data_dir='~/rollouts'",
+        "trainer.resume_mode=resume_path trainer.resume_from_path='~/run/global_step_2'",
+    ],
+)
+def test_a_path_in_the_home_folder_is_to_be_written_out(runnable, defaults, warm_start, monkeypatch, override):
+    """verl, transformers and datasets take ~ for a folder of that name."""
+    monkeypatch.setenv("HOME", str(warm_start.parent))
+    with pytest.raises(ConfigError, match=f"begins with ~, which verl does not expand: write {warm_start.parent}/"):
+        check_config(compose([*runnable, *override.split()]), defaults)
+
+
 def test_a_reward_function_that_cannot_be_imported_or_is_missing_is_refused(runnable, defaults, tmp_path):
     file = tmp_path / "reward.py"
     file.write_text("import no_such_module\n")

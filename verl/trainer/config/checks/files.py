@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.reading import DATA_KEYS, data_paths, is_remote, prompts_per_batch
+from verl.trainer.config.checks.reading import DATA_KEYS, data_paths, is_remote, prompts_per_batch, refuse_home_sign
 
 
 def check_data_files(config: DictConfig, facts: Facts) -> None:
@@ -37,6 +37,7 @@ def _rows_of(key: str, path: str, config: DictConfig, facts: Facts) -> int | Non
         return None
     if not file.is_file():
         raise ConfigError(f"{key}={path} does not exist: give the path of a parquet file (see the README on data).")
+    refuse_home_sign(key, path)
     try:
         metadata = pyarrow.parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError) as error:

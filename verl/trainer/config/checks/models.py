@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.reading import is_remote, uses_critic
+from verl.trainer.config.checks.reading import is_remote, refuse_home_sign, uses_critic
 
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TOKENIZER_FILES = (
@@ -40,6 +40,7 @@ def _check_model(key: str, path: str, facts: Facts) -> None:
     if is_remote(path) or not (facts.trains_here or (folder / "config.json").is_file()):
         return
     if folder.is_dir():
+        refuse_home_sign(key, path)
         _check_folder(key, path, folder)
     elif not HUB_NAME.fullmatch(path) or path.count(".") == len(path):
         raise ConfigError(f"{key}={path} does not exist: give a transformers model's folder or a hub name.")

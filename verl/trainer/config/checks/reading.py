@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from knapsack_rl.config import ExplorationConfig
+from knapsack_rl.config import ConfigError, ExplorationConfig
 
 DATA_KEYS = ("train_files", "val_files")
 REMOTE_PREFIXES = ("hdfs://", "s3://", "gs://", "http://", "https://")
@@ -81,6 +81,12 @@ def longest_sequence(config: DictConfig) -> int:
 def is_remote(path: str) -> bool:
     """Whether ``path`` is on another file system, which the checks leave alone."""
     return path.startswith(REMOTE_PREFIXES)
+
+
+def refuse_home_sign(key: str, path: str) -> None:
+    """Refuse a path that begins with ~: verl and the libraries below it take it for a folder of that name."""
+    if path.startswith("~"):
+        raise ConfigError(f"{key}={path} begins with ~, which verl does not expand: write {Path(path).expanduser()}.")
 
 
 def data_paths(config: DictConfig, key: str) -> list[str]:

@@ -20,7 +20,7 @@ from verl.trainer.config.checks.checkpoints import (
 )
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.files import count_rows
-from verl.trainer.config.checks.reading import prompts_per_batch, uses_critic, world_size
+from verl.trainer.config.checks.reading import prompts_per_batch, refuse_home_sign, uses_critic, world_size
 from verl.utils.run_config import CONFIG_FILE
 
 _NEW_RUN = "start a new run with trainer.resume_mode=disable in another trainer.default_local_dir"
@@ -68,7 +68,8 @@ def check_resume_path(config: DictConfig, facts: Facts) -> None:
         raise ConfigError(
             "trainer.resume_mode=resume_path needs trainer.resume_from_path: give a global_step_N folder."
         )
-    folder = Path(str(path)).expanduser()
+    refuse_home_sign("trainer.resume_from_path", str(path))
+    folder = Path(str(path))
     is_missing = not folder.is_dir()
     if is_missing and facts.trains_here:
         raise ConfigError(f"trainer.resume_from_path={path} does not exist: give a global_step_N folder.")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig
 
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.reading import run_folder
+from verl.trainer.config.checks.reading import refuse_home_sign, run_folder
 from verl.utils.run_lock import RunFolderInUse, check_free
 from verl.utils.tracking import Tracking
 
@@ -40,6 +40,7 @@ def check_folders(config: DictConfig, facts: Facts) -> None:
 
 
 def _check_folder(key: str, path: str) -> None:
+    refuse_home_sign(key, path)
     folder = Path(path).absolute()
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists() or parent.is_symlink())
     if not nearest.is_dir():
