@@ -10,6 +10,7 @@ import pytest
 
 from verl.trainer.config.checks import Facts
 from verl.trainer.config.checks.models import check_models
+from verl.trainer.config.checks.prompts import check_prompt_lengths
 
 PATH = "actor_rollout_ref.model.path"
 
@@ -43,6 +44,13 @@ def test_a_complete_model_is_accepted(refusal, model):
 )
 def test_an_incomplete_model_is_refused(refusal, model, names, said):
     assert said in refusal(check_models, {PATH: str(model(*names))})
+
+
+def test_a_dry_run_needs_no_more_than_the_models_configuration(refusal, model):
+    settings = {PATH: str(model("config.json"))}
+    for check in (check_models, check_prompt_lengths):
+        assert refusal(check, settings, Facts(trains_here=False)) == ""
+        assert "tokenizer" in refusal(check, settings)
 
 
 def test_missing_shards_are_counted(refusal, model):

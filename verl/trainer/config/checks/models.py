@@ -37,8 +37,8 @@ def check_models(config: DictConfig, facts: Facts) -> None:
 
 def _check_model(key: str, path: str, facts: Facts) -> None:
     folder = Path(path).expanduser()
-    if is_remote(path) or not (facts.trains_here or (folder / "config.json").is_file()):
-        return
+    if is_remote(path) or not facts.trains_here:
+        return  # for a dry run the configuration alone may be here
     if folder.is_dir():
         refuse_home_sign(key, path)
         _check_folder(key, path, folder)
@@ -51,7 +51,7 @@ def _check_model(key: str, path: str, facts: Facts) -> None:
 def _check_folder(key: str, path: str, folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}={path} has no config.json: expected a transformers model.")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise ConfigError(
             f"{key}={path} has no tokenizer ({', '.join(_TOKENIZER_FILES[:3])}, ...): copy the files of its "
             "tokenizer there."
@@ -62,6 +62,11 @@ def _check_folder(key: str, path: str, folder: Path) -> None:
             return
     if not any((folder / name).is_file() for name in _WEIGHT_FILES):
         raise ConfigError(f"{key}={path} has no weights ({' or '.join(_WEIGHT_FILES)}): download the whole model.")
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a file of a tokenizer in ``folder``."""
+    return any((folder / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def _check_shards(key: str, path: str, index: Path) -> None:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
+from verl.trainer.config.checks.models import has_tokenizer
 from verl.trainer.config.checks.reading import DATA_KEYS, local_data_files, prompts_per_batch
 
 MOST_ROWS = 200_000
@@ -121,7 +122,7 @@ def check_prompt_lengths(config: DictConfig, facts: Facts) -> None:
         ConfigError: the tokenizer cannot be loaded or has no chat template, or prompts are too long.
     """
     folder = Path(str(config.actor_rollout_ref.model.path)).expanduser()
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() or not (facts.trains_here or has_tokenizer(folder)):
         return  # on the hub, or elsewhere: what is not here cannot be judged
     tokenizer = load_tokenizer(config, folder)
     if tokenizer.chat_template is None:
