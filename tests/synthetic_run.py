@@ -83,6 +83,7 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
 def _config(options: SyntheticRun, folder: Path) -> dict:
     return {
         "exploration": {"allocator": options.allocator, "n_low": 2, "n_up": 128},
+        "made_by": {"knapsack_rl": "0.2.0", "commit": "0123abcd"},
         "data": {"train_batch_size": options.prompts_per_step},
         "trainer": {"total_training_steps": options.planned_steps, "default_local_dir": str(folder)},
     }

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl.utils.checkpoint_state import step_of, whole_checkpoints, write_atomically
-
-CONFIG_FILE = "config.yaml"
+from knapsack_rl.provenance import MADE_BY, made_by
+from knapsack_rl.run_folder import CONFIG_FILE, write_atomically
+from verl.utils.checkpoint_state import step_of, whole_checkpoints
 
 
 def save_run_config(config: DictConfig, folder: Path) -> None:
-    """Write ``config`` to ``folder/config.yaml``; an earlier one that differs stays beside it.
+    """Write ``config`` and who made the run to ``folder/config.yaml``; an earlier one that differs stays beside it.
 
     The earlier one is named after the step until which it was in force: ``config.until_step_40.yaml``. A run that only
     validates leaves the file as it is: it tells how the run there was trained.
@@ -21,7 +21,7 @@ def save_run_config(config: DictConfig, folder: Path) -> None:
     file = folder / CONFIG_FILE
     if file.exists() and config.trainer.get("val_only", False):
         return
-    text = OmegaConf.to_yaml(config)
+    text = OmegaConf.to_yaml(OmegaConf.merge(config, {MADE_BY: made_by()}))
     if file.exists() and file.read_text(encoding="utf-8") != text:
         file.rename(_unused_name(folder))
     write_atomically(file, text)

@@ -19,6 +19,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from knapsack_rl import __version__
+from knapsack_rl.provenance import MADE_BY
 from recipe.knapsack.report import figures
 from recipe.knapsack.report.figures import NothingToShow
 from recipe.knapsack.report.report_page import Page, Section, Table, render
@@ -32,7 +34,6 @@ from recipe.knapsack.report.run_data import (
     load_runs,
     summarize,
 )
-from verl import __version__
 
 __all__ = ["CHARTS", "Chart", "main", "write_report"]
 
@@ -201,7 +202,7 @@ def _page(runs: Sequence[Run], sections: Sequence[Section], left_out: Sequence[t
     summaries = [summarize(run, sources) for run in runs]
     return Page(
         title="Knapsack RL: run report",
-        subtitle=f"{names} · made {time.strftime('%Y-%m-%d %H:%M')} with verl {__version__}",
+        subtitle=f"{names} · made {time.strftime('%Y-%m-%d %H:%M')} with Knapsack RL {__version__}",
         summary=_summary_table(runs, summaries),
         summary_notes=_summary_notes(runs, sources),
         sections=sections,
@@ -320,7 +321,7 @@ _SHOWN_SETTINGS = (
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
-    facts = [("folder", str(run.folder)), ("state", _state(run))]
+    facts = [("folder", str(run.folder)), ("state", _state(run)), ("made by", _made_by(run))]
     if not run.history.empty and run.history["step"].max() < run.last_step:
         facts.append(
             (
@@ -333,6 +334,13 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         if run.setting(key) is not None:
             facts.append((key, str(run.setting(key))))
     return facts
+
+
+def _made_by(run: Run) -> str:
+    version, commit = run.setting(f"{MADE_BY}.knapsack_rl"), run.setting(f"{MADE_BY}.commit")
+    if version is None:
+        return "a Knapsack RL that did not say so yet"
+    return f"Knapsack RL {version}" + (f", commit {commit}" if commit else "")
 
 
 def _state(run: Run) -> str:

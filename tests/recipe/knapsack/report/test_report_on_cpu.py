@@ -125,6 +125,10 @@ def test_the_page_needs_nothing_but_itself(page):
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
 
 
+def test_the_page_tells_which_knapsack_rl_made_each_run(page):
+    assert "Knapsack RL 0.2.0, commit 0123abcd" in page
+
+
 def test_the_summary_tells_how_far_each_run_got(page):
     assert "60 / 60" in page.words
     assert "44 / 60" in page.words

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from knapsack_rl.config import ConfigError
+from knapsack_rl.run_folder import CONFIG_FILE
 from verl.trainer.config.checks.checkpoints import (
     checkpoint_to_resume,
     loader_state,
@@ -21,7 +22,6 @@ from verl.trainer.config.checks.checkpoints import (
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.files import count_rows
 from verl.trainer.config.checks.reading import prompts_per_batch, refuse_home_sign, uses_critic, world_size
-from verl.utils.run_config import CONFIG_FILE
 
 _NEW_RUN = "start a new run with trainer.resume_mode=disable in another trainer.default_local_dir"
 # What verl shuffles by if data.seed is not there.
