@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from verl.utils.reward_score.answer_equivalence import align_assignments, normalize_answer, quick_verdict
-from verl.utils.reward_score.answer_extraction import extract_answer, extract_choice
+from verl.utils.reward_score.answer_equivalence import quick_verdict
+from verl.utils.reward_score.answer_extraction import extract_answer
+from verl.utils.reward_score.choice_extraction import extract_choice
+from verl.utils.reward_score.answer_normalization import normalize_answer
 from verl.utils.reward_score.verifier_pool import VerifierPool, shared_verifier_pool
 
 CHOICE_DATA_SOURCES = frozenset({"gpqa_diamond"})
@@ -93,7 +95,7 @@ def _verdicts(
     ]
     undecided = [row for row, verdict in enumerate(verdicts) if verdict is None]
     if undecided:
-        pairs = [align_assignments(predictions[row], truths[row]) for row in undecided]
+        pairs = [(predictions[row], truths[row]) for row in undecided]
         for row, verdict in zip(undecided, (pool or shared_verifier_pool()).verify(pairs), strict=True):
             verdicts[row] = verdict
     return [bool(verdict) for verdict in verdicts]

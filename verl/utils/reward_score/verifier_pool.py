@@ -26,8 +26,14 @@ logger = logging.getLogger(__name__)
 
 MATH_VERIFY_REQUIREMENT = "math-verify==0.9.0"
 WORKER_FILE = Path(__file__).with_name("math_verify_worker.py")
-RUN_FILE = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-"""Runs a file without putting its folder, whose modules are not for the top level, on ``sys.path``."""
+RUN_WORKER = """
+import importlib, sys, types
+package = types.ModuleType("grading")
+package.__path__ = [sys.argv[1]]
+sys.modules["grading"] = package
+importlib.import_module("grading." + sys.argv[2]).main(sys.argv[3:])
+"""
+"""Runs a module of this folder as one of a package of its own, so that its relative imports need not import verl."""
 MOST_WORKERS = 16
 MEMORY_LIMIT = 4 * 2**30
 REMEMBERED_VERDICTS = 65_536
@@ -198,9 +204,10 @@ class _Worker:
         if importlib.util.find_spec("math_verify") is None:
             raise RuntimeError(f"math-verify is not installed: pip install '{MATH_VERIFY_REQUIREMENT}'")
         self.connection, theirs = multiprocessing.Pipe()
-        arguments = [str(WORKER_FILE), str(theirs.fileno()), str(time_limit), str(MEMORY_LIMIT)]
+        location = [str(WORKER_FILE.parent), WORKER_FILE.stem]
+        arguments = [*location, str(theirs.fileno()), str(time_limit), str(MEMORY_LIMIT)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN_FILE, *arguments],
+            [sys.executable, "-c", RUN_WORKER, *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
