@@ -155,7 +155,7 @@ class _Comparison:
                 continue
             if len(bare.items) == 1 and not group.is_set:
                 continue
-            if group.is_set or (group.opening, group.closing) == ("(", ")"):
+            if group.is_set or _is_tuple(group):
                 pair = (bare.items, group.elements)
                 items, truths = pair if bare is answer else pair[::-1]
                 if group.is_set:
@@ -175,7 +175,7 @@ class _Comparison:
         if any(len(one.values) > 1 for one in named):
             return False
         group = other.items[0] if len(other.items) == 1 else None
-        if isinstance(group, Group) and not group.is_set and (group.opening, group.closing) == ("(", ")"):
+        if _is_tuple(group):
             return len(in_order) == len(group.elements) and all(map(equal, in_order, group.elements))
         others = group.elements if isinstance(group, Group) else other.items
         if isinstance(group, Group) or len({name[0] if name[0] != "\\" else name.split("_")[0] for name in names}) == 1:
@@ -290,7 +290,7 @@ def _assignments(listing: Listing) -> list[_Assignment] | None:
 
 def _assigned(relation: Relation) -> list[_Assignment]:
     first, *values = relation.sides
-    if isinstance(first, Group) and len(values) == 1 and isinstance(values[0], Group):
+    if len(values) == 1 and _is_tuple(first) and _is_tuple(values[0]):
         names = [name_of(element) for element in first.elements]
         if all(names) and len(names) == len(values[0].elements):
             return [_Assignment(name, (value,)) for name, value in zip(names, values[0].elements, strict=True)]
@@ -302,6 +302,10 @@ def _assigned(relation: Relation) -> list[_Assignment]:
     if name is None or any(_occurs(name, source(value)) for value in values):
         return []
     return [_Assignment("".join(name.split()), tuple(values))]
+
+
+def _is_tuple(node: Node) -> bool:
+    return isinstance(node, Group) and (node.opening, node.closing) == ("(", ")")
 
 
 def _occurs(name: str, latex: str) -> bool:

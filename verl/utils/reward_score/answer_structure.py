@@ -22,7 +22,9 @@ _RELATIONS = frozenset({"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx
 _SEPARATORS = {",": ",", ";": ",", r"\\": ",", r"\quad": ",", r"\qquad": ",", r"\land": "and", r"\lor": "or"}
 _CASES = re.compile(r"\\begin\{(cases|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}", re.DOTALL)
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
-_THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?%?")
+_THOUSANDS = re.compile(
+    r"((?:[^,;]*(?:=|\\approx))?\s*-?)([1-9]\d{0,2}(?:,\d{3})+)((?:\.\d+)?\s*(?:%|\^\\circ\s*|(?:\\text|\\times|\\cdot)[^,;]*)?)"
+)
 _DEGREE = re.compile(r"\s*\^\\circ(?![A-Za-z])")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _SET_BUILDER = re.compile(r"\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\\vert|\||:)(.*)", re.DOTALL)
@@ -156,8 +158,9 @@ def _listing(latex: str) -> Listing:
     cases = _CASES.fullmatch(latex.strip())
     if cases:
         latex = cases.group(2).replace("&", " ")
-    if _THOUSANDS.fullmatch(latex.strip()):
-        return Listing((Expression(latex.strip().replace(",", "")),))
+    grouped = _THOUSANDS.fullmatch(latex.strip())
+    if grouped:
+        latex = f"{grouped[1]}{grouped[2].replace(',', '')}{grouped[3]}"
     parts, joiners = _split(latex, _SEPARATORS)
     items: list[Node] = []
     for part in parts:
@@ -217,7 +220,7 @@ def _group(latex: str) -> Node | None:
     inside = "".join(token for token, _ in tokens[1:-1])
     if opening == r"\{":
         condition = _SET_BUILDER.fullmatch(inside)
-        if condition:
+        if condition and re.search(rf"(?<![A-Za-z\\]){condition.group(1)}(?![A-Za-z])", condition.group(2)):
             return _listing(condition.group(2))
     elements = tuple(item for part in _split(inside, {",": ",", ";": ","})[0] if part.strip() for item in map(_item, _signs_expanded(part.strip()) if opening == r"\{" else [part.strip()]))
     if opening == "(" and closing == ")" and len(elements) == 1:

@@ -31,6 +31,10 @@ _SIMPLE_ARGUMENT = r"(?:\{\s*)?((?:\d+\s*)?(?:[A-Za-z]|\\(?:alpha|beta|gamma|the
 _FUNCTION_BEFORE_DOT = re.compile(
     rf"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|arcsin|arccos|arctan)\s*(?:\^\s*(?:\{{[^{{}}]*\}}|\w))?)\s*{_SIMPLE_ARGUMENT}\s*(?=\\cdot|\\times)"
 )
+_ACCENTED = re.compile(r"\\(?:hat|widehat|vec|bar|overline|tilde|dot|ddot|mathcal|mathbb)\s*\{[^{}]*\}")
+_IGNORED_BY_PARSER = re.compile(r"'|!\s*!|[\d)\]}]\s*_")
+"""What latex2sympy would skip: primes, the base of a number, a second factorial."""
+
 _UNKNOWN_COMMAND = re.compile(r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#&~\"]")
 
 
@@ -51,6 +55,9 @@ class SymbolicLeaves(WrittenLeaves):
         return all(map(_is_expression, sides)) and _are_proportional(sides[0] - sides[1], sides[2] - sides[3])
 
     def equal_sets(self, answer: Node, truth: Node) -> bool:
+        variables = _variables(answer), _variables(truth)
+        if all(variables) and variables[0] != variables[1]:
+            return False
         answer_set, true_set = _as_set(answer), _as_set(truth)
         if answer_set is None or true_set is None:
             return False
@@ -126,13 +133,15 @@ def _parsed(latex: str) -> Any:
 
 def _parse(latex: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-    from sympy import Float, I, Rational, Symbol
+    from sympy import Derivative, Expr, Float, I, Rational, Symbol, oo
     from sympy.core.function import AppliedUndef
 
     if _BLANK_IN_NUMBER.search(latex) or _MALFORMED_NUMBER.search(latex) or _UNKNOWN_COMMAND.search(latex):
         return None
     latex = _FUNCTION_BEFORE_DOT.sub(r"\1(\2)", latex)
     latex = _PRIMES.sub(lambda found: rf"{found[1]}_{{{'prime' * len(found[2])}}}", latex)
+    if _IGNORED_BY_PARSER.search(_ACCENTED.sub("v", latex)):
+        return None
     latex = _LETTERS.sub(lambda found: r"\text{I}" if found.group() == "I" else found.group(), latex)
     try:
         parsed = latex2sympy(
@@ -144,8 +153,10 @@ def _parse(latex: str) -> Any:
         return None
     if not hasattr(parsed, "xreplace"):
         return parsed
+    if parsed.has(oo) and isinstance(parsed, Expr) and parsed not in (oo, -oo):
+        return None
     replaced = {number: Rational(str(number)) for number in parsed.atoms(Float)}
-    replaced |= {call: Symbol(str(call), real=True) for call in parsed.atoms(AppliedUndef)}
+    replaced |= {call: Symbol(str(call), real=True) for call in parsed.atoms(AppliedUndef, Derivative)}
     replaced |= {symbol: I if symbol.name == "i" else Symbol(symbol.name, real=True) for symbol in parsed.free_symbols}
     return parsed.xreplace(replaced)
 
@@ -156,7 +167,7 @@ def _equal(answer: Any, truth: Any, approximately: bool) -> bool:
     if answer is None or truth is None:
         return False
     if isinstance(answer, MatrixBase | MatrixExpr) and isinstance(truth, MatrixBase | MatrixExpr):
-        answer, truth = answer.as_explicit(), truth.as_explicit()
+        answer, truth = (one.as_explicit() if isinstance(one, MatrixExpr) else one for one in (answer, truth))
         return answer.shape == truth.shape and all(
             _equal(one, other, approximately) for one, other in zip(answer, truth, strict=True)
         )
@@ -289,9 +300,11 @@ def _as_set(node: Node) -> Any:
 
 
 def _variables(node: Node) -> set[str]:
+    """The names of the variables in the inequalities of ``node``."""
     if isinstance(node, Listing):
         return set().union(*map(_variables, node.items))
-    return {side.latex.strip() for side in node.sides if isinstance(side, Expression) and side.latex.strip().isalpha()} if isinstance(node, Relation) else set()
+    sides = [_parsed(source(side)) for side in node.sides] if isinstance(node, Relation) else []
+    return {symbol.name for side in sides if side is not None for symbol in side.free_symbols}
 
 
 def _solutions(relation: Relation) -> Any:
