@@ -132,6 +132,8 @@ _TEXT_COMMAND = re.compile(
 _MATH_FONT = re.compile(r"\\(?:mathbf|mathit|mathrm|mathsf|boldsymbol)\s*\{([^{}]*)\}")
 _BOX = re.compile(r"\\(?:boxed|fbox|Boxed)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_QUADS = re.compile(r"\\q?quad(?![A-Za-z])(?:\s*\\q?quad(?![A-Za-z]))*\s*")
+_QUADS_AT_JOINTS = re.compile(r"\\quad (?=(?:and|or)\b|\\text\{|[,;])|(?<=[,;])\s?\\quad |(\b(?:and|or)\}?)\s?\\quad ")
 _WHOLE_BRACES = re.compile(r"^\{([^{}]*)\}$")
 _UNBRACED_ARGUMENT = re.compile(r"(\\(?:frac|binom)(?:\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})?|\\sqrt(?:\s*\[[^\]]*\])?)\s*(\d|[A-Za-z]|\\(?:pi|theta|alpha|beta|lambda|mu|sigma)(?![A-Za-z]))")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d{0,20})(?:\\(?:overline|bar)\s*\{(\d{1,20})\}|\\dot\s*\{?(\d)\}?|\((\d{1,20})\)(?![\w(]))")
@@ -174,6 +176,7 @@ def normalize_answer(answer: str) -> str:
     answer = " ".join(_SPACING.sub(" ", answer).split())
     answer = _SPACED_DIGIT_GROUPS.sub(lambda digits: digits.group().replace(" ", ""), answer)
     answer = _unwrapped(answer)
+    answer = _QUADS_AT_JOINTS.sub(r"\1 ", _QUADS.sub(r"\\quad ", answer))
     for pattern, replacement in _SYNONYMS:
         answer = pattern.sub(replacement, answer)
     for _ in range(2):
