@@ -19,6 +19,7 @@ START_OF_REASONING = "<think>"
 END_OF_REASONING = "</think>"
 
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|Boxed|fbox|framebox)(?![A-Za-z])\*?\s*(\{)?|\\.|[{}]", re.DOTALL)
+_BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
 _UNBRACED_BOX = re.compile(r"\s*([^\s{}$]+)")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$.,;:&~*_|]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
@@ -106,7 +107,8 @@ def _outermost_boxes(text: str) -> list[_Box]:
     """The closed boxes with content that are in no other closed box, in order."""
     boxes: list[_Box] = []
     open_braces: list[tuple[int, int] | None] = []
-    for found in _BOX_OR_BRACE.finditer(text):
+    starts = [start for start in map(text.find, _BOX_COMMANDS) if start >= 0]
+    for found in _BOX_OR_BRACE.finditer(text, min(starts)) if starts else ():
         token = found.group()
         if token == "}":
             opened = open_braces.pop() if open_braces else None

@@ -8,6 +8,7 @@ string and raises nothing. Standard library only.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 MAX_ANSWER_LENGTH = 1024
 """Longer answers are equal only when they are written alike; no data set here has an answer half as long."""
@@ -86,6 +87,7 @@ _UNICODE = str.maketrans(
         "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "∨": r"\lor ", "∧": r"\land ", "∅": r"\emptyset ",
     }
 )  # fmt: skip
+_PLAIN_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _UNICODE_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
 _DIGIT_GROUP_GAP = re.compile(r"(?<=\d)(?:,?\\[,!:;]|\{,\})\s*(?=\d{3}(?!\d))")
 _SPACED_DIGIT_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[ ~]\d{3})+(?![\d.,]|[ ~]\d)")
@@ -167,8 +169,13 @@ def normalize_answer(answer: str) -> str:
     ('1, 2', '\\frac{3}{9}')
     """
     answer = answer.strip()
-    if len(answer) > MAX_ANSWER_LENGTH:
+    if len(answer) > MAX_ANSWER_LENGTH or _PLAIN_NUMBER.fullmatch(answer):
         return answer
+    return _normalized(answer)
+
+
+@lru_cache(maxsize=4096)
+def _normalized(answer: str) -> str:
     answer = _UNICODE_ROOT.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}", answer)
     answer = _DIGIT_GROUP_GAP.sub("", answer.translate(_UNICODE))
     answer = _COLOR.sub(" ", _LAYOUT.sub(" ", answer))

@@ -16,9 +16,9 @@ _CHOICE_BESIDE = re.compile(
     r"\s*(?:[)\].:,;/|&+]|\\(?:lor|land|vee|wedge|mid)(?![A-Za-z])|\b(?:and|or|as well as|but also)\b|\s)*"
     r"\(?(?:option|choice)?\s*\(?([A-D])(?![A-Za-z])(?!\s+[a-z])"
 )
-_CHOICE_ELSEWHERE = re.compile(r"[\s,;(]([A-D])\s*[):]|\b(?:or|and)\s+\(?([A-D])(?![A-Za-z])")
+_CHOICE_ELSEWHERE = re.compile(r"(?<!not )(?<!not)[\s,;(]([A-D])\s*[):]|\b(?:or|and)\s+\(?([A-D])(?![A-Za-z])")
 _CUE = re.compile(
-    r"\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not)\b|n't\b|[.\n:：]).){0,40}?(?:\b(?:is|be)\b\s*[:：]?|[:：])\s*"
+    r"\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not|cannot|can't)\b|n't\b|[.\n:：]).){0,40}?(?:\b(?:is|be)\b\s*[:：]?|[:：])\s*"
     r"(?:(?:for sure|definitely|clearly|certainly|surely|obviously|therefore|thus|hence|indeed|simply|probably|most likely"
     r"|likely|then|just)\b[\s,:]*)*(?=[^\w]{0,12}(?:(?:option|choice|the)\b\W{0,4}|text|math|bf){0,4}\W{0,6}[A-D](?![A-Za-z]))",
     re.IGNORECASE,
