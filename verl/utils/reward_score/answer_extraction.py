@@ -20,7 +20,7 @@ END_OF_REASONING = "</think>"
 
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|Boxed|fbox|framebox)(?![A-Za-z])\*?\s*(\{)?|\\.|[{}]", re.DOTALL)
 _BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
-_UNBRACED_BOX = re.compile(r"\s*([^\s{}$]+)")
+_UNBRACED_BOX = re.compile(r"\s{0,8}([^\s{}$]{1,200})")
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$.,;:&~*_|]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
     r"|\b(?:and|or|also|possibly|maybe|perhaps|alternatively|else|either|both|respectively)\b|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
@@ -37,7 +37,8 @@ _MORE_OF_THE_ANSWER = re.compile(
 )
 _ANSWER_CUE = re.compile(
     r"\banswers?\b(?:\s(?:to|for|of)\s[^.\n:$]{0,80}?)?[\s*_`]{0,6}"
-    r"(?:(?:is|are)\b|[:：=])|\bfinal answer\b[*_ \t]*\n|####(?!#)(?=[ \t]*[^\n]*(?:\d|[$\\]))(?![^\n]*(?<!\\)\b[A-Za-z]{3,})",
+    r"(?:(?:is|are)\b|[:：=])|\bfinal answer\b[*_ \t]*\n|####(?!#)"
+    r"(?=[^\n]{0,200}[\d$\\])(?![^\n]{0,200}(?<!\\)\b[A-Za-z]{3})",
     re.IGNORECASE,
 )
 _AFTER_CUE = re.compile(
