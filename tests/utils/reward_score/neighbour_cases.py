@@ -249,7 +249,11 @@ ANSWER_NEIGHBOURS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\max(3, 7)", "7", False),
         (r"\min(3, 7)", "3", False),
         (r"1 + 2 + \cdots + 10", "55", False),
-        (r"\begin{pmatrix}1&0\\0&2\end{pmatrix}\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\4\end{pmatrix}", False),
+        (
+            r"\begin{pmatrix}1&0\\0&2\end{pmatrix}\begin{pmatrix}1\\2\end{pmatrix}",
+            r"\begin{pmatrix}1\\4\end{pmatrix}",
+            False,
+        ),
         (r"\begin{pmatrix}1&0\\0&2\end{pmatrix}^{2}", r"\begin{pmatrix}1&0\\0&4\end{pmatrix}", False),
         (r"\gcd(12, 18) = 6", "6", True),
         (r"\gcd(12, 18) = 5", "6", False),

@@ -80,7 +80,9 @@ def test_programs_are_refused_without_a_sandbox(source):
 
 def test_the_cache_of_expressions_is_bounded_by_their_size(monkeypatch):
     cache = symbolic_equality._ParsedCache(limit=100_000)
-    monkeypatch.setattr(symbolic_equality, "_parse", lambda latex: int(latex) and __import__("sympy").Integer(7) ** 9000)
+    monkeypatch.setattr(
+        symbolic_equality, "_parse", lambda latex: int(latex) and __import__("sympy").Integer(7) ** 9000
+    )
     for number in range(1, 200):
         cache.get(str(number))
         assert cache.size <= 100_000
@@ -94,7 +96,9 @@ def test_a_huge_integer_is_not_kept(monkeypatch):
     assert (len(cache), cache.size) == (0, 0)
 
 
-@pytest.mark.parametrize("text", ["\\boxed", "#### ", "answer is" + " " * 50, "answer is is", "\\boxed{", "$", "**A** "])
+@pytest.mark.parametrize(
+    "text", ["\\boxed", "#### ", "answer is" + " " * 50, "answer is is", "\\boxed{", "$", "**A** "]
+)
 def test_long_responses_are_read_in_linear_time(text):
     started = time.process_time()
     for response in (text * 20_000, "answer is " + text * 20_000, "answer is" + " " * 100_000):

@@ -1,8 +1,8 @@
 """Overlay of ``verl.utils.reward_score``: mathematics is scored here, all other data sources as in verl 0.5.
 
 No text of a model is ever evaluated as Python. Three graders of verl 0.5 do that: ``prime_math`` (``eval``), ``geo3k``
-(SymPy's ``parse_expr``, which is ``eval``) and ``prime_code`` without a sandbox (``exec``). The data sources of the first
-two are scored here; programs need a sandbox. What is not here comes from the installed verl.
+(SymPy's ``parse_expr``, which is ``eval``) and ``prime_code`` without a sandbox (``exec``). The data sources of the
+first two are scored here; programs need a sandbox. What is not here comes from the installed verl.
 """
 
 from __future__ import annotations

@@ -13,8 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .answer_normalization import MAX_ANSWER_LENGTH, is_words
-from .answer_structure import Expression, Group, Listing, Node, Phrase, Relation
-from .answer_structure import is_segment_name, is_variable, name_of, parse_answer, source
+from .answer_structure import (
+    Expression,
+    Group,
+    Listing,
+    Node,
+    Phrase,
+    Relation,
+    is_segment_name,
+    is_variable,
+    name_of,
+    parse_answer,
+    source,
+)
 from .number_literals import equal_numbers, parse_number
 
 GENERIC_UNITS = frozenset({"unit", "units", "square unit", "cubic unit", "unit^2", "unit^3"})
@@ -107,7 +118,7 @@ def verdict_on_spelling(answer: str, truth: str) -> bool | None:
 
 
 def spelling(answer: str) -> str:
-    """What answers that are written alike have in common: capitals count only outside of words, blanks inside numbers."""
+    """What answers that are written alike share: capitals count only outside of words, blanks only inside numbers."""
     if is_words(answer) or answer.casefold() in ("yes", "no"):
         answer = answer.casefold()
     return re.sub(r"(?<=[\d.,])\s+(?=[\d.,])|(?<=[A-Za-z])\s+(?=[A-Za-z])", "\0", answer).translate(_NO_BLANKS)
@@ -309,7 +320,9 @@ def _is_tuple(node: Node) -> bool:
 
 
 def _occurs(name: str, latex: str) -> bool:
-    return bool(re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z_'])", latex)) if is_letter(name) else name in latex
+    return (
+        bool(re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z_'])", latex)) if is_letter(name) else name in latex
+    )
 
 
 def is_letter(name: str) -> bool:

@@ -1,7 +1,7 @@
 r"""Finds the final answer in a model's response.
 
-Only an answer that the response *marks* as final counts: the last ``\boxed{}`` with those that stand beside it, else the
-last "answer is ..." or "Answer: ...", else an expression that the response ends with. A number that merely occurs
+Only an answer that the response *marks* as final counts: the last ``\boxed{}`` with those beside it, else the last
+"answer is ..." or "Answer: ...", else an expression that the response ends with. A number that merely occurs
 somewhere does not: a response cut off at its length limit would otherwise be a success by chance, and a single chance
 success turns the estimated success rate of an unsolved prompt from 0 into something to spend a budget on.
 
@@ -22,7 +22,8 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|Boxed|fbox|framebox)(?![A-Za-z])\*?\s*(\
 _BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
 _UNBRACED_BOX = re.compile(r"\s{0,8}([^\s{}$]{1,200})")
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$.,;:&~*_|]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
+    r"(?:[\s$.,;:&~*_|]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])"
+    r"|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
     r"|\b(?:and|or|also|possibly|maybe|perhaps|alternatively|else|either|both|respectively)\b|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
     r"|\(?\b(?:[a-h]|[ivx]{1,4}|\d)\)|(?<=\s)\d\.(?=\s)|\b[Pp]art\s+\(?\w\)?)*"
 )
@@ -48,7 +49,8 @@ _END_OF_STATEMENT = re.compile(r"\.(?=\s|$)|\n|\s(?:because|since|which|where)\b
 _SENTENCE = re.compile(r"[A-Z][^.\n]*?\s(?:is|are|equals|=)\s+([^.\s](?:[^\n]*\S)?)")
 _SECOND_VERB = re.compile(r"\b(?:is|are|equals|not|or|either|neither|isn't)\b|=", re.IGNORECASE)
 _RETRACTION = re.compile(
-    r"\b(?:wait|hmm+|hold on|actually|on second thought|let me (?:re|double|verify|check)|let's (?:re|double|verify|check))",
+    r"\b(?:wait|hmm+|hold on|actually|on second thought|let (?:me|us)\s(?:re|double|verify|check)"
+    r"|let's (?:re|double|verify|check))",
     re.IGNORECASE,
 )
 _BARE_NUMBER_LINE = re.compile(r"[-+]?\$?[\d.,/ ]*\d\s?\\?%?")
@@ -67,7 +69,7 @@ class _Box:
 def extract_answer(response: str) -> str | None:
     r"""Return the answer that ``response`` marks as final, as written, or None.
 
-    What stands between ``<think>`` and ``</think>`` is reasoning and does not count, nor does reasoning that never ends.
+    What stands between ``<think>`` and ``</think>`` is reasoning and does not count, whether or not it ends.
 
     >>> extract_answer(r"Hence $x=2$. The answer is \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'

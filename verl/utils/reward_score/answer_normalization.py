@@ -14,7 +14,8 @@ MAX_ANSWER_LENGTH = 1024
 """Longer answers are equal only when they are written alike; no data set here has an answer half as long."""
 
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot log ln lg exp sqrt frac binom max min".split()
+    "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot log ln lg exp sqrt frac binom max "
+    "min".split()
 )
 UNITS = {
     spelling: names[0]
@@ -120,7 +121,10 @@ _SYNONYMS = [
     (re.compile(r"\\(?:operatorname\*?|mathrm|text)\s*\{(" + "|".join(sorted(FUNCTIONS)) + r")\}"), r"\\\1 "),
     (re.compile(r"\\%|\\?\b(?:percent|per cent)\b|\\text\s*\{\s*(?:percent|%|\\%)\s*\}"), "%"),
     (re.compile(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])"), r"^\\circ "),
-    (re.compile(r"\^\s*\{\s*((?:\\prime\s*)+)\}|\^\s*\\prime(?![A-Za-z])"), lambda m: "'" * max(1, (m[1] or "").count("p"))),
+    (
+        re.compile(r"\^\s*\{\s*((?:\\prime\s*)+)\}|\^\s*\\prime(?![A-Za-z])"),
+        lambda m: "'" * max(1, (m[1] or "").count("p")),
+    ),
     (re.compile(r"\{([^{}]*?)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\overline\s*(\d)"), r"\\overline{\1}"),
     (re.compile(r"\\hline(?![A-Za-z])|\\nonumber(?![A-Za-z])"), ""),
@@ -137,9 +141,16 @@ _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _QUADS = re.compile(r"\\q?quad(?![A-Za-z])(?:\s*\\q?quad(?![A-Za-z]))*\s*")
 _QUADS_AT_JOINTS = re.compile(r"\\quad (?=(?:and|or)\b|\\text\{|[,;])|(?<=[,;])\s?\\quad |(\b(?:and|or)\}?)\s?\\quad ")
 _WHOLE_BRACES = re.compile(r"^\{([^{}]*)\}$")
-_UNBRACED_ARGUMENT = re.compile(r"(\\(?:frac|binom)(?:\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})?|\\sqrt(?:\s*\[[^\]]*\])?)\s*(\d|[A-Za-z]|\\(?:pi|theta|alpha|beta|lambda|mu|sigma)(?![A-Za-z]))")
-_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d{0,20})(?:\\(?:overline|bar)\s*\{(\d{1,20})\}|\\dot\s*\{?(\d)\}?|\((\d{1,20})\)(?![\w(]))")
-_ALIGNED = re.compile(r"\\begin\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?)\}(.*?)\\end\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?)\}", re.DOTALL)
+_UNBRACED_ARGUMENT = re.compile(
+    r"(\\(?:frac|binom)(?:\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})?|\\sqrt(?:\s*\[[^\]]*\])?)\s*(\d|[A-Za-z]|\\(?:pi|theta|alpha|beta|lambda|mu|sigma)(?![A-Za-z]))"
+)
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d*)\.(\d{0,20})(?:\\(?:overline|bar)\s*\{(\d{1,20})\}|\\dot\s*\{?(\d)\}?|\((\d{1,20})\)(?![\w(]))"
+)
+_ALIGNED = re.compile(
+    r"\\begin\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?)\}(.*?)\\end\{(?:aligned|align\*?|gathered|gather\*?|split|equation\*?)\}",
+    re.DOTALL,
+)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
 _CONJUNCTION = re.compile(r"\s*,?\s*\\text\{\s*,?\s*(and|or|et|ou|und|oder|y|o)\s*\}\s*|\s*,?\s+(and|or|ou)\s+")
 _EMBEDDED_CONJUNCTION = re.compile(r"\\text\{([^{}]*?)\b(and|or)\b\s*\}")
@@ -150,7 +161,9 @@ _ANSWER_WORDS = re.compile(
     r"|\\text\{\s*\(?\s*(?:approx\.?|approximately)\s*\)?\s*\}\s*$",
     re.IGNORECASE,
 )
-_BARE_WORDS = re.compile(r"(?<![\\A-Za-z_{])[A-Za-z][A-Za-z.'-]*[A-Za-z.](?:[ -]+[A-Za-z][A-Za-z.'-]*)*(?![A-Za-z{(_^])")
+_BARE_WORDS = re.compile(
+    r"(?<![\\A-Za-z_{])[A-Za-z][A-Za-z.'-]*[A-Za-z.](?:[ -]+[A-Za-z][A-Za-z.'-]*)*(?![A-Za-z{(_^])"
+)
 _COMMAND_OR_TEXT = re.compile(r"\\text\{[^{}]*\}|\\(?:begin|end)\{[^{}]*\}|\\[A-Za-z]+\s*(?:\{[A-Z]{2,4}\})?")
 _NUMBER_THEN_UNIT = re.compile(
     r"(?<=[\d})\s])\s*((?:[kcm]?m|mi|ft|k?g|in)(?:\^[23])?\s*/\s*(?:s|h|hr|min|sec|[cm]?m|L)(?:\^[23])?"
@@ -226,7 +239,9 @@ def _text_or_symbols(command: re.Match[str]) -> str:
     if name.startswith("math") and re.search(r"[\\^_=+\d]", content):
         return f"{{{content}}}"
     is_symbol = len(stripped) == 1 and name.startswith(("math", "operator"))
-    if is_symbol and not (stripped in UNITS and name == "mathrm" and re.search(r"[\d})]\s*$", command.string[: command.start()])):
+    if is_symbol and not (
+        stripped in UNITS and name == "mathrm" and re.search(r"[\d})]\s*$", command.string[: command.start()])
+    ):
         return f" {stripped} "
     if name == "mathrm" and re.fullmatch("[A-Z]{2,4}", stripped):
         return stripped
@@ -234,7 +249,7 @@ def _text_or_symbols(command: re.Match[str]) -> str:
 
 
 def _text_marked(answer: str) -> str:
-    r"""With bare words in ``\text{}``, and "and" and "or" between answers as ``,`` or, beside inequalities, ``\lor``."""
+    r"""With bare words in ``\text{}``; "and" and "or" between answers are ``,`` or, beside inequalities, ``\lor``."""
     answer = _EMBEDDED_CONJUNCTION.sub(lambda m: rf"\text{{{m[1]}}}\text{{{m[2]}}}" if m[1].strip() else m[0], answer)
     answer = re.sub(r"\\text\{\s*(and|or)\b\s*([^{}]*[^{}\s])\s*\}", r"\\text{\1}\\text{\2}", answer)
     answer = _NUMBER_THEN_UNIT.sub(_compound_unit, answer)
@@ -261,7 +276,9 @@ def _marked_words(found: re.Match[str]) -> str:
     longest = max(len(word.strip(".")) for word in words)
     after_number = re.search(r"[\d})]\s+$", found.string[: found.start()])
     is_text = (longest >= 4 and FUNCTIONS.isdisjoint(words)) or "." in found.group().rstrip(".")
-    is_text = is_text or bool(after_number and (found.group() in UNITS or longest >= 3) and found.group() not in FUNCTIONS)
+    is_text = is_text or bool(
+        after_number and (found.group() in UNITS or longest >= 3) and found.group() not in FUNCTIONS
+    )
     return rf"\text{{{found.group()}}}" if is_text else found.group()
 
 
@@ -280,6 +297,6 @@ def _repeating_decimal(found: re.Match[str]) -> str:
 
 
 def _strip_punctuation(answer: str) -> str:
-    answer = answer.strip().strip("*`\"").rstrip(".,;:").strip()
+    answer = answer.strip().strip('*`"').rstrip(".,;:").strip()
     answer = re.sub(r"^(?:\\q?quad\b|\\\\|\s)+|(?:\\q?quad\b|\\\\|\s)+$", "", answer)
     return answer

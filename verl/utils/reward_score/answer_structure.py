@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .answer_normalization import UNITS, is_words
+from .answer_normalization import UNITS
 
 INEQUALITIES = frozenset({"<", ">", r"\le", r"\ge", r"\ne"})
 EXPANDED_SIGNS = 3
@@ -28,10 +28,23 @@ _THOUSANDS = re.compile(
 _DEGREE = re.compile(r"\s*\^\\circ(?![A-Za-z])")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _SET_BUILDER = re.compile(r"\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\\vert|\||:)(.*)", re.DOTALL)
-_MAGNITUDES = {"dozen": "12", "hundred": "10^{2}", "thousand": "10^{3}", "million": "10^{6}", "billion": "10^{9}", "trillion": "10^{12}"}
+_MAGNITUDES = {
+    "dozen": "12",
+    "hundred": "10^{2}",
+    "thousand": "10^{3}",
+    "million": "10^{6}",
+    "billion": "10^{9}",
+    "trillion": "10^{12}",
+}
 
-_GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|nu|xi|rho|sigma|tau|phi|varphi|psi|omega|eta|kappa|chi|zeta|pi|ell|Delta|Gamma|Omega|Phi|Theta|Sigma|Lambda)"
-_SYMBOL = rf"(?:[A-Za-z]|{_GREEK}(?![A-Za-z])|\\(?:vec|hat|bar|overline|tilde|mathcal|mathbb|dot|ddot)\s*\{{[A-Za-z]+\}})"
+_GREEK_LETTERS = (
+    "alpha beta gamma delta epsilon varepsilon theta lambda mu nu xi rho sigma tau phi varphi psi omega eta kappa chi zeta "
+    "pi ell Delta Gamma Omega Phi Theta Sigma Lambda"
+)
+_GREEK = rf"\\(?:{_GREEK_LETTERS.replace(' ', '|')})"
+_SYMBOL = (
+    rf"(?:[A-Za-z]|{_GREEK}(?![A-Za-z])|\\(?:vec|hat|bar|overline|tilde|mathcal|mathbb|dot|ddot)\s*\{{[A-Za-z]+\}})"
+)
 _SCRIPTS = r"(?:\s*_\s*(?:\w|\\\w+|\{[^{}]*\}))?(?:'*)(?:\s*\^\s*(?:\{-1\}|\*|\{\(\w+\)\}))?"
 _VARIABLE = re.compile(rf"{_SYMBOL}{_SCRIPTS}")
 _NAME = re.compile(
@@ -133,7 +146,9 @@ def source(node: Node) -> str:
         return f"{node.opening}{','.join(map(source, node.elements))}{node.closing}"
     if isinstance(node, Relation):
         sides = list(map(source, node.sides))
-        return sides[0] + "".join(f"{operator} {side}" for operator, side in zip(node.operators, sides[1:], strict=True))
+        return sides[0] + "".join(
+            f"{operator} {side}" for operator, side in zip(node.operators, sides[1:], strict=True)
+        )
     if isinstance(node, Phrase):
         return "".join(rf"\text{{{part}}}" if isinstance(part, str) else source(part) for part in node.parts)
     return {",": ", ", "and": r" \land ", "or": r" \lor "}[node.joiner].join(map(source, node.items))
@@ -211,7 +226,11 @@ def _operand(latex: str) -> Node:
 
 def _group(latex: str) -> Node | None:
     tokens = tokens_by_depth(latex)
-    if len(tokens) < 2 or tokens[0][0] not in ("(", "[", r"\{", r"\langle") or tokens[-1][0] not in (")", "]", r"\}", r"\rangle"):
+    if (
+        len(tokens) < 2
+        or tokens[0][0] not in ("(", "[", r"\{", r"\langle")
+        or tokens[-1][0] not in (")", "]", r"\}", r"\rangle")
+    ):
         return None
     if any(depth == 0 for _, depth in tokens[1:-1]):
         return None
@@ -221,7 +240,12 @@ def _group(latex: str) -> Node | None:
         condition = _SET_BUILDER.fullmatch(inside)
         if condition and re.search(rf"(?<![A-Za-z\\]){condition.group(1)}(?![A-Za-z])", condition.group(2)):
             return _listing(condition.group(2))
-    elements = tuple(item for part in _split(inside, {",": ",", ";": ","})[0] if part.strip() for item in map(_item, _signs_expanded(part.strip()) if opening == r"\{" else [part.strip()]))
+    elements = tuple(
+        item
+        for part in _split(inside, {",": ",", ";": ","})[0]
+        if part.strip()
+        for item in map(_item, _signs_expanded(part.strip()) if opening == r"\{" else [part.strip()])
+    )
     if opening == "(" and closing == ")" and len(elements) == 1:
         return elements[0]
     if r"\{" not in (opening, closing) and len(elements) < 2:
@@ -262,13 +286,17 @@ def _append(parts: list[str | Node], latex: str) -> None:
 
 
 def _words(text: str) -> str:
-    return " ".join(text.lower().replace("~", " ").strip(" .,:;").split()) if text.strip() not in UNITS else text.strip()
+    return (
+        " ".join(text.lower().replace("~", " ").strip(" .,:;").split()) if text.strip() not in UNITS else text.strip()
+    )
 
 
 _NO_UNITS = frozenset(
-    "not no or and is are was be wrong incorrect false never if when where such with but except than least most more less "
+    "not no or and is are was be wrong incorrect false never if when where such with but except than least most more "
+    "less "
     "mod modulo base plus minus times over half negative positive even odd either between alternatively maybe perhaps "
-    "possibly zero one two three four five six seven eight nine ten eleven twelve twenty a.m p.m am pm for all any some "
+    "possibly zero one two three four five six seven eight nine ten eleven twelve twenty a.m p.m am pm for all any "
+    "some "
     "factorial squared cubed power root percent point by to from of".split()
 )
 
@@ -283,9 +311,18 @@ def _measured(expression: Expression, words: str) -> Node | None:
         return Expression(expression.latex, UNITS[words], expression.has_degrees)
     square = re.fullmatch(r"(?:(square|sq\.?|cubic)\s+)?(.+?)(?:\^([23]))?", words)
     if square.group(2) in UNITS:
-        power = {"square": "2", "cubic": "3"}.get((square.group(1) or "").replace("sq.", "square"), square.group(3) or "")
-        return Expression(expression.latex, UNITS[square.group(2)] + (f"^{power}" if power else ""), expression.has_degrees)
-    if len(words.split()) <= 3 and re.fullmatch(r"[a-z \-]+(?:/[a-z]+)?", words) and _NO_UNITS.isdisjoint(words.replace("-", " ").split()) and not set(words.split()) & set(_MAGNITUDES):
+        power = {"square": "2", "cubic": "3"}.get(
+            (square.group(1) or "").replace("sq.", "square"), square.group(3) or ""
+        )
+        return Expression(
+            expression.latex, UNITS[square.group(2)] + (f"^{power}" if power else ""), expression.has_degrees
+        )
+    if (
+        len(words.split()) <= 3
+        and re.fullmatch(r"[a-z \-]+(?:/[a-z]+)?", words)
+        and _NO_UNITS.isdisjoint(words.replace("-", " ").split())
+        and not set(words.split()) & set(_MAGNITUDES)
+    ):
         return Expression(expression.latex, words, expression.has_degrees)
     return None
 

@@ -8,7 +8,9 @@ from .answer_extraction import after_reasoning, boxed_answer, last_line, last_ma
 
 LONGEST_CHOICE_LINE = 12
 
-_WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|boldsymbol|bf|rm)(?![A-Za-z])|[{}$*_`\"'“”]")
+_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|boldsymbol|bf|rm)(?![A-Za-z])|[{}$*_`\"'“”]"
+)
 _SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~")
 _CHOICE = re.compile(r"[\s(\[]*(?:(?:the\s+)?(?:option|choice|answer)\b[\s:.(]*)?([A-D])(?![A-Za-z])", re.IGNORECASE)
 _ALONE = re.compile(r"[\s(\[]*([A-Da-d])[\s)\].:,]*")
@@ -19,8 +21,8 @@ _CHOICE_BESIDE = re.compile(
 _CHOICE_ELSEWHERE = re.compile(r"(?<!not )(?<!not)[\s,;(]([A-D])\s*[):]|\b(?:or|and)\s+\(?([A-D])(?![A-Za-z])")
 _CUE = re.compile(
     r"\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not|cannot|can't)\b|n't\b|[.\n:：]).){0,40}?(?:\b(?:is|be)\b\s{0,3}[:：]?|[:：])\s{0,8}"
-    r"(?:(?:for sure|definitely|clearly|certainly|surely|obviously|therefore|thus|hence|indeed|simply|probably|most likely"
-    r"|likely|then|just)\b[\s,:]{0,8}){0,3}(?=[^\w]{0,12}(?:(?:option|choice|the)\b\W{0,4}|text|math|bf){0,4}\W{0,6}[A-D](?![A-Za-z]))",
+    r"(?:(?:for sure|definitely|clearly|certainly|surely|obviously|therefore|thus|hence|indeed|simply|probably"
+    r"|most likely|likely|then|just)\b[\s,:]{0,8}){0,3}(?=[^\w]{0,12}(?:(?:option|choice|the)\b\W{0,4}|text|math|bf){0,4}\W{0,6}[A-D](?![A-Za-z]))",
     re.IGNORECASE,
 )
 
@@ -45,7 +47,9 @@ def extract_choice(response: str) -> str | None:
             return letter
     announced = last_match(_CUE, text)
     if announced:
-        return _leading_choice(_plain(text[announced.end() : announced.end() + 200].partition("\n")[0].partition(". ")[0]))
+        return _leading_choice(
+            _plain(text[announced.end() : announced.end() + 200].partition("\n")[0].partition(". ")[0])
+        )
     line = last_line(text)
     return _leading_choice(_plain(line)) if len(line) <= LONGEST_CHOICE_LINE else None
 

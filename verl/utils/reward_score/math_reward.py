@@ -13,8 +13,8 @@ from typing import TypedDict
 
 from verl.utils.reward_score.answer_equivalence import quick_verdict
 from verl.utils.reward_score.answer_extraction import extract_answer
-from verl.utils.reward_score.choice_extraction import extract_choice
 from verl.utils.reward_score.answer_normalization import normalize_answer
+from verl.utils.reward_score.choice_extraction import extract_choice
 from verl.utils.reward_score.verifier_pool import VerifierPool, shared_verifier_pool
 
 CHOICE_DATA_SOURCES = frozenset({"gpqa_diamond"})

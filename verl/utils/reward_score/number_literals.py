@@ -68,8 +68,10 @@ def parse_number(answer: str) -> Number | None:
 def equal_numbers(number: Number, truth: Number) -> bool:
     r"""Whether two numbers are equal, a percentage being its number or a hundredth of it.
 
-    >>> equal_numbers(parse_number("0.333333"), parse_number("1/3")), equal_numbers(parse_number("50%"), parse_number("0.5"))
-    (True, True)
+    >>> equal_numbers(parse_number("0.333333"), parse_number("1/3"))
+    True
+    >>> equal_numbers(parse_number("50%"), parse_number("0.5"))
+    True
     """
     approximately = number.is_decimal or truth.is_decimal
     if are_close(number.value, truth.value, approximately):
@@ -81,7 +83,7 @@ def equal_numbers(number: Number, truth: Number) -> bool:
 
 
 def are_close(value: Fraction, truth: Fraction, approximately: bool) -> bool:
-    """Whether ``value`` is ``truth``, or ``approximately`` so: to six decimal places, or significant digits if small."""
+    """Whether ``value`` is ``truth``, or ``approximately``: to six decimal places, or significant digits if small."""
     if value == truth or not approximately:
         return value == truth
     if min(abs(value), abs(truth)) < SMALL_NUMBER:

@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from .answer_equivalence import Undecided, WrittenLeaves, answers_equal
-from .answer_structure import Expression, Group, Listing, Node, Relation, source
+from .answer_structure import Group, Listing, Node, Relation, source
 from .number_literals import are_close
 
 DIGITS = 30
@@ -27,7 +27,9 @@ _LETTERS = re.compile(r"\\[A-Za-z]+|I(?![A-Za-z]*\})")
 _PRIMES = re.compile(r"([A-Za-z])('+)")
 _BLANK_IN_NUMBER = re.compile(r"(?<![_^\d.])[\d.]+\s+[\d.]")
 _MALFORMED_NUMBER = re.compile(r"\d*\.\d+\.\d*|\d,\s*\d{3}\s*\.\d*,")
-_SIMPLE_ARGUMENT = r"(?:\{\s*)?((?:\d+\s*)?(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|phi|varphi|omega|pi|lambda)(?![A-Za-z])))(?:\s*\})?"
+_SIMPLE_ARGUMENT = (
+    r"(?:\{\s*)?((?:\d+\s*)?(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|phi|varphi|omega|pi|lambda)(?![A-Za-z])))(?:\s*\})?"
+)
 _FUNCTION_BEFORE_DOT = re.compile(
     rf"(\\(?:sin|cos|tan|cot|sec|csc|ln|log|arcsin|arccos|arctan)\s*(?:\^\s*(?:\{{[^{{}}]*\}}|\w))?)\s*{_SIMPLE_ARGUMENT}\s*(?=\\cdot|\\times)"
 )
@@ -35,7 +37,9 @@ _ACCENTED = re.compile(r"\\(?:hat|widehat|vec|bar|overline|tilde|dot|ddot|mathca
 _IGNORED_BY_PARSER = re.compile(r"'|!\s*!|[\d)\]}]\s*_")
 """What latex2sympy would skip: primes, the base of a number, a second factorial."""
 
-_UNKNOWN_COMMAND = re.compile(r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#&~\"]")
+_UNKNOWN_COMMAND = re.compile(
+    r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#&~\"]"
+)
 
 
 class SymbolicLeaves(WrittenLeaves):
@@ -213,7 +217,10 @@ def _points(symbols: list[Any]) -> list[dict[Any, Any]]:
     from sympy import Float
 
     return [
-        {symbol: Float(start + step * number * (1 if number % 3 else 1.7), DIGITS) for number, symbol in enumerate(symbols)}
+        {
+            symbol: Float(start + step * number * (1 if number % 3 else 1.7), DIGITS)
+            for number, symbol in enumerate(symbols)
+        }
         for start, step in POINTS
     ]
 
@@ -228,7 +235,10 @@ def _value(expression: Any, point: dict[Any, Any]) -> Any:
         if not (real.is_Number and imaginary.is_Number and real.is_finite and imaginary.is_finite):
             return None
         with mpmath.workdps(DIGITS):
-            return mpmath.mpc(mpmath.mpf(real._mpf_ if real.is_Float else str(real.evalf(DIGITS))), mpmath.mpf(str(imaginary.evalf(DIGITS))))
+            return mpmath.mpc(
+                mpmath.mpf(real._mpf_ if real.is_Float else str(real.evalf(DIGITS))),
+                mpmath.mpf(str(imaginary.evalf(DIGITS))),
+            )
     except (TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError, NotImplementedError):
         return None
 
