@@ -89,10 +89,7 @@ MATH_RESPONSES += [
     ("a) \\boxed{3}\nb) \\boxed{4}", "3, 4"),
     ("\\boxed{3}\n\n\\boxed{4}", "3, 4"),
     ("\\[\\boxed{3}\\]\n\\[\\boxed{4}\\]", "3, 4"),
-    (
-        (", ".join(rf"\boxed{{{n}}}" for n in range(1, 13)), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"),
-        "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12",
-    ),
+    (", ".join(rf"\boxed{{{n}}}" for n in range(1, 13)), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"),
     ("\\boxed{3} is wrong, it is \\boxed{4}", "4"),
     ("First \\boxed{3}. After checking, the result is \\boxed{4}", "4"),
     ("\\boxed{4}\n\nThe answer is \\boxed{4}.", "4"),

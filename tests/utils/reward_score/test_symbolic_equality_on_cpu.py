@@ -45,7 +45,7 @@ def test_text_is_never_evaluated(attack, truth, no_eval):
 
 def test_right_answers_need_no_evaluation_either(no_eval):
     assert answers_match("(x+1)^2", "x^2+2x+1")
-    assert answers_match(r"\frac{1}{\sqrt n}", r"\frac{\sqrt{n}}{n}")
+    assert answers_match(r"\frac{1}{\sqrt{n}}", r"\frac{\sqrt{n}}{n}")
 
 
 def test_no_module_here_calls_a_function_that_evaluates_text():

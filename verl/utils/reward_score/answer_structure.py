@@ -38,8 +38,8 @@ _MAGNITUDES = {
 }
 
 _GREEK_LETTERS = (
-    "alpha beta gamma delta epsilon varepsilon theta lambda mu nu xi rho sigma tau phi varphi psi omega eta kappa chi zeta "
-    "pi ell Delta Gamma Omega Phi Theta Sigma Lambda"
+    "alpha beta gamma delta epsilon varepsilon theta lambda mu nu xi rho sigma tau phi varphi psi omega eta kappa chi "
+    "zeta pi ell Delta Gamma Omega Phi Theta Sigma Lambda"
 )
 _GREEK = rf"\\(?:{_GREEK_LETTERS.replace(' ', '|')})"
 _SYMBOL = (

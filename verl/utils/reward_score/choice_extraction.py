@@ -20,9 +20,11 @@ _CHOICE_BESIDE = re.compile(
 )
 _CHOICE_ELSEWHERE = re.compile(r"(?<!not )(?<!not)[\s,;(]([A-D])\s*[):]|\b(?:or|and)\s+\(?([A-D])(?![A-Za-z])")
 _CUE = re.compile(
-    r"\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not|cannot|can't)\b|n't\b|[.\n:：]).){0,40}?(?:\b(?:is|be)\b\s{0,3}[:：]?|[:：])\s{0,8}"
+    r"\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not|cannot|can't)\b|n't\b|[.\n:：]).){0,40}?"
+    r"(?:\b(?:is|be)\b\s{0,3}[:：]?|[:：])\s{0,8}"
     r"(?:(?:for sure|definitely|clearly|certainly|surely|obviously|therefore|thus|hence|indeed|simply|probably"
-    r"|most likely|likely|then|just)\b[\s,:]{0,8}){0,3}(?=[^\w]{0,12}(?:(?:option|choice|the)\b\W{0,4}|text|math|bf){0,4}\W{0,6}[A-D](?![A-Za-z]))",
+    r"|most likely|likely|then|just)\b[\s,:]{0,8}){0,3}"
+    r"(?=[^\w]{0,12}(?:(?:option|choice|the)\b\W{0,4}|text|math|bf){0,4}\W{0,6}[A-D](?![A-Za-z]))",
     re.IGNORECASE,
 )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from .answer_equivalence import Undecided, WrittenLeaves, answers_equal
@@ -27,6 +28,7 @@ _LETTERS = re.compile(r"\\[A-Za-z]+|I(?![A-Za-z]*\})")
 _PRIMES = re.compile(r"([A-Za-z])('+)")
 _BLANK_IN_NUMBER = re.compile(r"(?<![_^\d.])[\d.]+\s+[\d.]")
 _MALFORMED_NUMBER = re.compile(r"\d*\.\d+\.\d*|\d,\s*\d{3}\s*\.\d*,")
+_GROUPED_DIGITS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _SIMPLE_ARGUMENT = (
     r"(?:\{\s*)?((?:\d+\s*)?(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|phi|varphi|omega|pi|lambda)(?![A-Za-z])))(?:\s*\})?"
 )
@@ -135,22 +137,36 @@ def _parsed(latex: str) -> Any:
     return _cache.get(latex.strip())
 
 
+@lru_cache(maxsize=1)
+def _converter_class() -> type:
+    from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
+    from sympy import Rational
+
+    class Converter(_Latex2Sympy):
+        """latex2sympy with exact numbers, read by ``Fraction``: upstream's go through SymPy's ``parse_expr``."""
+
+        def parse_number(self, text: str) -> Any:
+            return Rational(text.replace(",", ""))
+
+    return Converter
+
+
 def _parse(latex: str) -> Any:
-    from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
-    from sympy import Derivative, Expr, Float, I, Rational, Symbol, oo
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+    from sympy import Derivative, Expr, I, Symbol, oo
     from sympy.core.function import AppliedUndef
 
     if _BLANK_IN_NUMBER.search(latex) or _MALFORMED_NUMBER.search(latex) or _UNKNOWN_COMMAND.search(latex):
         return None
+    if _GROUPED_DIGITS.fullmatch(latex):
+        latex = latex.replace(",", "")
     latex = _FUNCTION_BEFORE_DOT.sub(r"\1(\2)", latex)
     latex = _PRIMES.sub(lambda found: rf"{found[1]}_{{{'prime' * len(found[2])}}}", latex)
     if _IGNORED_BY_PARSER.search(_ACCENTED.sub("v", latex)):
         return None
     latex = _LETTERS.sub(lambda found: r"\text{I}" if found.group() == "I" else found.group(), latex)
     try:
-        parsed = latex2sympy(
-            latex, is_real=True, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False)
-        )
+        parsed = _converter_class()(is_real=True, config=ConversionConfig(lowercase_symbols=False)).parse(latex)
     except (RecursionError, MemoryError):
         raise
     except Exception:  # the parser raises plain Exception, and whatever its conversion runs into
@@ -159,8 +175,7 @@ def _parse(latex: str) -> Any:
         return parsed
     if parsed.has(oo) and isinstance(parsed, Expr) and parsed not in (oo, -oo):
         return None
-    replaced = {number: Rational(str(number)) for number in parsed.atoms(Float)}
-    replaced |= {call: Symbol(str(call), real=True) for call in parsed.atoms(AppliedUndef, Derivative)}
+    replaced = {call: Symbol(str(call), real=True) for call in parsed.atoms(AppliedUndef, Derivative)}
     replaced |= {symbol: I if symbol.name == "i" else Symbol(symbol.name, real=True) for symbol in parsed.free_symbols}
     return parsed.xreplace(replaced)
 
