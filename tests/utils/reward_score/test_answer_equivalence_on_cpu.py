@@ -8,13 +8,10 @@ from answer_cases import ANSWER_CASES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verl.utils.reward_score import answer_equivalence
-from verl.utils.reward_score.answer_equivalence import (
-    MAX_ANSWER_LENGTH,
-    normalize_answer,
-    parse_number,
-    quick_verdict,
-)
+from verl.utils.reward_score import answer_equivalence, answer_normalization, answer_structure, number_literals
+from verl.utils.reward_score.answer_equivalence import quick_verdict
+from verl.utils.reward_score.answer_normalization import MAX_ANSWER_LENGTH, normalize_answer
+from verl.utils.reward_score.number_literals import parse_number
 
 LATEX = st.lists(
     st.sampled_from([r"\frac", r"\text", "{", "}", "1", "23", "x", "=", "%", ",", ".", "$", "\\", "!", " ", "e", "^"]),
@@ -23,8 +20,9 @@ LATEX = st.lists(
 ALL_CASES = [case for cases in ANSWER_CASES.values() for case in cases]
 
 
-def test_examples_in_the_documentation_hold():
-    assert doctest.testmod(answer_equivalence).failed == 0
+@pytest.mark.parametrize("module", [answer_equivalence, answer_normalization, answer_structure, number_literals])
+def test_examples_in_the_documentation_hold(module):
+    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(("answer", "ground_truth", "equal"), ALL_CASES)

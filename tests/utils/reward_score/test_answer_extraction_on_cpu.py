@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from response_cases import CHOICE_RESPONSES, MATH_RESPONSES
 
-from verl.utils.reward_score import answer_extraction
-from verl.utils.reward_score.answer_extraction import extract_answer, extract_choice
+from verl.utils.reward_score import answer_extraction, choice_extraction
+from verl.utils.reward_score.answer_extraction import extract_answer
+from verl.utils.reward_score.choice_extraction import extract_choice
 
 MARKUP = st.lists(
     st.sampled_from(["\\boxed", "{", "}", "$", "\\[", "\\]", "answer", " is", ":", "A", "5", "\n", "and", ",", "x"]),
@@ -16,8 +17,9 @@ MARKUP = st.lists(
 ).map("".join)
 
 
-def test_examples_in_the_documentation_hold():
-    assert doctest.testmod(answer_extraction).failed == 0
+@pytest.mark.parametrize("module", [answer_extraction, choice_extraction])
+def test_examples_in_the_documentation_hold(module):
+    assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.parametrize(("response", "answer"), MATH_RESPONSES)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from verl.utils.reward_score import math_verify_worker, verifier_pool
+from verl.utils.reward_score import math_verify_worker, symbolic_equality, verifier_pool
 from verl.utils.reward_score.verifier_pool import VerifierPool, shared_verifier_pool
 
 HANGS = ("9^{9^{9^{9}}}", "3")
@@ -63,7 +63,7 @@ def kill_child_and_wait_for_the_next(worker: int) -> None:
 
 
 def test_examples_in_the_documentation_hold():
-    assert doctest.testmod(math_verify_worker).failed == 0
+    assert doctest.testmod(symbolic_equality).failed == 0
 
 
 def test_verdicts_come_in_the_order_of_the_pairs(pool):
@@ -117,21 +117,19 @@ def test_nothing_is_logged_about_answers_that_cannot_be_parsed(pool, caplog, cap
 
 
 FAULTY_WORKER = """
-import importlib.util, os, sys
-from multiprocessing.connection import Connection
-spec = importlib.util.spec_from_file_location("worker", {worker!r})
-worker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worker)
+import os, sys
+sys.modules["grading"].__path__.append({folder!r})
+from grading import math_verify_worker as worker
 faults = {{"crash": os.abort, "exit": lambda: os._exit(3), "allocate": lambda: bytearray(2**40)}}
 worker.answers_match = lambda answer, truth: bool(faults.get(answer, lambda: True)()) or answer == truth
-worker.serve(Connection(int(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3]))
+main = worker.main
 """
 
 
 @pytest.mark.parametrize(("fault", "num_crashes"), [("crash", 1), ("exit", 1), ("allocate", 0)])
 def test_a_verification_that_breaks_its_process_counts_as_unequal(monkeypatch, tmp_path, fault, num_crashes):
     faulty = tmp_path / "worker.py"
-    faulty.write_text(FAULTY_WORKER.format(worker=str(verifier_pool.WORKER_FILE)))
+    faulty.write_text(FAULTY_WORKER.format(folder=str(verifier_pool.WORKER_FILE.parent)))
     monkeypatch.setattr(verifier_pool, "WORKER_FILE", faulty)
     pool = VerifierPool(num_workers=1)
     assert pool.verify([("x", "x"), (fault, "y"), ("z", "z")]) == [True, False, True]

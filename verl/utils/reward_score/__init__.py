@@ -1,10 +1,13 @@
-"""Overlay of ``verl.utils.reward_score``: the data sets of the paper are scored here, all others as in verl 0.5.
+"""Overlay of ``verl.utils.reward_score``: mathematics is scored here, all other data sources as in verl 0.5.
 
-What is not here comes from the installed verl.
+No text of a model is ever evaluated as Python. Three graders of verl 0.5 do that: ``prime_math`` (``eval``), ``geo3k``
+(SymPy's ``parse_expr``, which is ``eval``) and ``prime_code`` without a sandbox (``exec``). The data sources of the
+first two are scored here; programs need a sandbox. What is not here comes from the installed verl.
 """
 
 from __future__ import annotations
 
+import re
 from pkgutil import extend_path
 from typing import Any
 
@@ -15,6 +18,10 @@ from verl.upstream.utils.reward_score import (  # noqa: E402  (needs __path__)
     default_compute_score as upstream_compute_score,
 )
 from verl.utils.reward_score import math_reward  # noqa: E402
+
+GEOMETRY_DATA_SOURCE = "hiyouga/geometry3k"
+PROGRAM_DATA_SOURCES = frozenset({"codecontests", "apps", "codeforces", "taco"})
+_GEOMETRY_FORMAT = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 
 
 def default_compute_score(
@@ -30,16 +37,25 @@ def default_compute_score(
 
     Args:
         data_source: one of ``math_reward.MATH_DATA_SOURCES`` or ``math_reward.CHOICE_DATA_SOURCES``, for which the
-            result is ``{"score": 0.0 or 1.0, "acc": the same, "pred": str}``; any other goes to verl's own function.
+            result is ``{"score": 0.0 or 1.0, "acc": the same, "pred": str}``; ``hiyouga/geometry3k``, whose score
+            weighs the format by a tenth, as in verl; any other goes to verl's own function.
         solution_str: the decoded response.
         ground_truth: the answer.
         extra_info: passed on to verl's own function, as are the arguments behind it, which run programs in a sandbox.
 
     Raises:
         NotImplementedError: neither knows the data source.
+        ValueError: the data source asks for programs, and there is no sandbox to run them in.
     """
     if math_reward.is_supported(data_source):
         return math_reward.compute_score(data_source, solution_str, ground_truth)
+    if data_source == GEOMETRY_DATA_SOURCE:
+        return _geometry_score(solution_str, ground_truth)
+    if data_source in PROGRAM_DATA_SOURCES and not sandbox_fusion_url:
+        raise ValueError(
+            f"data source {data_source!r} asks for programs, and without a sandbox they would run in the trainer's own "
+            "process; set reward_model.sandbox_fusion.url to the address of a sandbox"
+        )
     return upstream_compute_score(
         data_source,
         solution_str,
@@ -49,6 +65,12 @@ def default_compute_score(
         concurrent_semaphore,
         memory_limit_mb,
     )
+
+
+def _geometry_score(response: str, ground_truth: str) -> dict[str, Any]:
+    """Nine tenths for the answer, one for the format, as in verl."""
+    score = math_reward.compute_score("math_500", response, ground_truth)
+    return {**score, "score": 0.9 * score["acc"] + 0.1 * bool(_GEOMETRY_FORMAT.fullmatch(response))}
 
 
 _default_compute_score = default_compute_score

@@ -1,143 +1,73 @@
-r"""Decides quickly whether two short answers are equal: normalisation and exact arithmetic.
+r"""Decides whether an answer is the true one: by structure first, then leaf by leaf.
 
-Most answers of the mathematics data sets are numbers, and most of the others are either written alike or not, so this
-settles nearly all pairs in microseconds; ``quick_verdict`` says None for the rest, which
-:mod:`verl.utils.reward_score.verifier_pool` hands to math-verify. Every function takes any string and raises nothing.
-Standard library only.
+What has to be equal to what follows from the structure (:mod:`.answer_structure`): a list is compared item by item, an
+equation only with an equation or with the value of the name it defines. At the leaves, spelling and exact arithmetic
+settle most pairs in microseconds; the others raise :class:`Undecided`, and ``quick_verdict`` says None for the whole,
+which :mod:`.verifier_pool` hands to a process with computer algebra. Standard library only.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-MAX_ANSWER_LENGTH = 1024
-"""Longer answers are equal only when they are written alike; no data set here has an answer half as long."""
-
-DECIMAL_TOLERANCE = Fraction(5, 10**7)
-"""Two numbers, one of them a decimal, are equal when they agree to six decimal places (math-verify's rule)."""
-
-SMALL_NUMBER = Fraction(1, 1000)
-"""Below this, six significant digits count instead: 1.6e-19 and 2.5e-21 agree to six decimal places."""
-
-_UNICODE = str.maketrans(
-    {
-        "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
-        "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": "", "，": ",", "；": ";",
-        "（": "(", "）": ")", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "±": r"\pm ",
-        "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "²": "^2", "³": "^3", "％": "%",
-    }
-)  # fmt: skip
-_UNICODE_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[A-Za-z]))")
-_DIGIT_GROUP_GAP = re.compile(r"(?<=\d)(?:,?\\[,!:;]|\{,\})\s*(?=\d{3}(?!\d))")
-_LATEX_NOISE = re.compile(
-    r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr|displaystyle|textstyle|limits|quad|qquad)(?![A-Za-z])"
-    r"|\\[,!;:]|(?<!\\)\\(?=\s)|\\\$|\$|\\[()\[\]]|\^\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])|~"
+from .answer_normalization import MAX_ANSWER_LENGTH, is_words
+from .answer_structure import (
+    Expression,
+    Group,
+    Listing,
+    Node,
+    Phrase,
+    Relation,
+    is_segment_name,
+    is_variable,
+    name_of,
+    parse_answer,
+    source,
 )
-_SYNONYMS = [
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\leqslant(?![A-Za-z])|\\leq(?![A-Za-z])|<="), r"\\le "),
-    (re.compile(r"\\geqslant(?![A-Za-z])|\\geq(?![A-Za-z])|>="), r"\\ge "),
-    (re.compile(r"\\neq(?![A-Za-z])"), r"\\ne "),
-    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
-    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
-    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\\(?:lbrace)(?![A-Za-z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![A-Za-z])"), r"\\}"),
-    (re.compile(r"\\%|\\?\b(?:percent|per cent)\b"), "%"),
-    (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
-    (re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d)"), r"\1{\2}"),
-    (re.compile(r"\\sqrt\s*(\d)"), r"\\sqrt{\1}"),
-    (re.compile(r"([_^])\{(\w)\}"), r"\1\2"),
-]
-_TEXT_COMMAND = r"\\(?:text|textbf|textit|textrm|textnormal|texttt|mbox|hbox|mathrm|mathbf|mathit|operatorname|emph)"
-_WHOLE_TEXT = re.compile(_TEXT_COMMAND + r"\s*\{([^{}]*)\}")
-_UNIT_IN_TEXT = re.compile(r"(?<=[\w}\])%])\s*" + _TEXT_COMMAND + r"\s*\{(?!\s*[eid]\s*\})[^{}]*\}(?:\^\{?-?\d\}?)?$")
-_CONJUNCTION = re.compile(r"\s*,?\s*" + _TEXT_COMMAND + r"\s*\{\s*,?\s*(?:and|or)\s*\}\s*|\s*,?\s+(?:and|or)\s+")
-_RELATION = re.compile(r"[<>]|\\(?:le|ge|ne)(?![A-Za-z])")
-_NUMBER_WITH_UNIT = re.compile(r"([-+]?[\d.,]*\d)((?:\s+[A-Za-z]{2,}(?:\^\d)?\.?)+)")
-_NOT_UNITS = frozenset(
-    "and or pi sqrt sin cos tan log ln exp mod choose over times to million billion trillion thousand hundred dozen "
-    "plus minus divided by in of base more less".split()
-)
-_ASSIGNMENT = re.compile(r"(?<![<>!=\\])=(?!=)")
-_MEMBERSHIP = re.compile(r"[A-Za-z]\s*\\in(?![A-Za-z])\s*")
-_WORDS = re.compile(r"\(?[A-Za-z][A-Za-z.,'\- ]*\)?")
-_FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp sqrt frac max min".split())
-_LETTER = re.compile(r"\(([A-Za-z])\)")
+from .number_literals import equal_numbers, parse_number
 
-_DIGIT_GAP = re.compile(r"[\d,]\s+\d")
-_COLLECTION = re.compile(r"(\(|\[|\\\{|)([^()\[\]]*?)(\)|\]|\\\}|)")
-_BRACKETS = {("", ""), (r"\{", r"\}"), *((opening, closing) for opening in "([" for closing in ")]")}
-_INTERVAL = re.compile(r"([(\[])([^()\[\],]+,[^()\[\],]+)([)\]])")
-_INFINITY = re.compile(r"inf|oo")
-_IN_BASE = re.compile(r"[0-9A-F]+_(?:\d|\{\d+\})")
+GENERIC_UNITS = frozenset({"unit", "units", "square unit", "cubic unit", "unit^2", "unit^3"})
+LARGEST_MATCHING = 64
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,60})"
-_DECIMAL = rf"(?:{_DIGITS}?\.\d{{1,60}}|{_DIGITS}\.?)"
-_NUMBER = re.compile(
-    rf"(?P<sign>[-+]?)(?:"
-    rf"(?P<whole>\d{{1,20}})?\\frac\{{(?P<top>-?{_DECIMAL})\}}\{{(?P<bottom>-?{_DECIMAL})\}}"
-    rf"|(?P<numerator>{_DECIMAL})/(?P<denominator>{_DECIMAL})"
-    rf"|(?P<mantissa>{_DECIMAL})(?:[eE]|(?:\\times|\\cdot|\*)10\^)(?P<exponent>-?\+?\d{{1,3}}|\{{-?\+?\d{{1,3}}\}})"
-    rf"|10\^(?P<power>-?\d{{1,3}}|\{{-?\d{{1,3}}\}})"
-    rf"|(?P<decimal>{_DECIMAL})"
-    rf")(?P<percent>%?)"
+_OPERATION = re.compile(
+    r"\\(int|iint|iiint|oint|lim|limsup|liminf|sum|prod|gcd|lcm|det|mod|bmod|pmod|max|min|sup|inf|arg|deg|dim|ker|Pr"
+    r"|partial|nabla|lfloor|lceil|cdots|Re|Im)(?![A-Za-z])"
+    r"|\\begin\{([vV]matrix)\}|(\|)\s*\\begin|\\frac\s*\{\s*(d)\s*(?:\^\s*\{?\w\}?)?\s*[A-Za-z]?\s*\}\s*\{\s*d"
+    r"|(?:\\text\{\s*)?(?<![A-Za-z\\])(gcd|lcm|GCD|LCM|mod|det|lim|sum|floor|ceil|rank|tr|Re|Im)\s*\}?\s*[({\d\\]"
+    r"|(matrix\})\s*(?:\^|(?:\\cdot|\\times)?\s*\\begin)|\)\s*(')"
 )
+_BASE_LITERAL = re.compile(r"[0-9A-Fa-f]+_(?:\d|\{\d+\})")
+_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+_SET_OPERATION = re.compile(r"\\(?:cup|cap|setminus|mathbb|emptyset)(?![A-Za-z])")
+
+
+class Undecided(Exception):
+    """Two expressions are neither written alike nor both numbers: it takes computer algebra to compare them."""
+
+
+class WrittenLeaves:
+    """Compares leaves by spelling and exact arithmetic; raises :class:`Undecided` where that does not suffice."""
+
+    def equal_expressions(self, answer: str, truth: str) -> bool:
+        verdict = verdict_on_spelling(answer, truth)
+        if verdict is None:
+            raise Undecided
+        return verdict
+
+    def equal_equations(self, answer: tuple[str, str], truth: tuple[str, str]) -> bool:
+        raise Undecided
+
+    def equal_sets(self, answer: Node, truth: Node) -> bool:
+        raise Undecided
 
 
 @dataclass(frozen=True)
-class Number:
-    """The exact value of a numeric literal, whether it is written as a decimal, and whether as a percentage."""
-
-    value: Fraction
-    is_decimal: bool
-    is_percentage: bool
-
-
-@dataclass(frozen=True)
-class Collection:
-    r"""Two or more numeric literals in brackets: "(" and "]" as in (0,1], "\{" and "\}", or none at all."""
-
-    brackets: tuple[str, str]
-    elements: tuple[Number, ...]
-
-    @property
-    def is_ordered(self) -> bool:
-        return self.brackets[0] in ("(", "[")
-
-
-def normalize_answer(answer: str) -> str:
-    r"""Return ``answer`` without LaTeX noise, delimiters, trailing punctuation, text wrappers and units.
-
-    What comes out is still LaTeX that math-verify can parse.
-
-    >>> normalize_answer(r"$\dfrac12\,\text{ cm}^2$.")
-    '\\frac{1}{2}'
-    >>> normalize_answer(r"\text{Tuesday}")
-    'Tuesday'
-    >>> normalize_answer("12 apples")
-    '12'
-    """
-    answer = answer.strip()
-    if len(answer) > MAX_ANSWER_LENGTH:
-        return answer
-    answer = _UNICODE_ROOT.sub(lambda root: rf"\sqrt{{{root.group(1) or root.group(2)}}}", answer)
-    answer = _DIGIT_GROUP_GAP.sub("", answer.translate(_UNICODE))
-    # Single blanks, because the time that some of the patterns take grows with the cube of a run of them.
-    answer = " ".join(_LATEX_NOISE.sub(" ", answer).split())
-    for pattern, replacement in _SYNONYMS:
-        answer = pattern.sub(replacement, answer)
-    answer = _strip_punctuation(answer)
-    answer = _UNIT_IN_TEXT.sub("", answer)
-    if not _RELATION.search(answer):
-        answer = _CONJUNCTION.sub(", ", answer)
-    whole_text = _WHOLE_TEXT.fullmatch(answer)
-    if whole_text:
-        answer = whole_text.group(1)
-    return _strip_unit_words(_strip_punctuation(" ".join(answer.split())))
+class _Assignment:
+    name: str
+    values: tuple[Node, ...]
+    """All sides of ``x = 1 + 2 = 3`` but the name."""
 
 
 def quick_verdict(answer: str, ground_truth: str) -> bool | None:
@@ -145,178 +75,299 @@ def quick_verdict(answer: str, ground_truth: str) -> bool | None:
 
     >>> quick_verdict("0.5", r"\frac{1}{2}"), quick_verdict("7", "8"), quick_verdict("x^2-1", "(x-1)(x+1)")
     (True, False, None)
-    >>> quick_verdict(r"[0, 2\pi]", r"[0,2\pi)"), quick_verdict(r"[-\infty, \pi]", r"(-\infty, \pi]")
-    (False, None)
+    >>> quick_verdict(r"[0, 2\pi]", r"[0,2\pi)"), quick_verdict("x = 5", "5"), quick_verdict("2x = 10", "10")
+    (False, True, None)
     """
     if not answer or not ground_truth:
         return False
-    if _key(answer) == _key(ground_truth):
+    number, true_number = parse_number(answer), parse_number(ground_truth)
+    if number and true_number:
+        return equal_numbers(number, true_number)
+    if spelling(answer) == spelling(ground_truth):
         return True
     if max(len(answer), len(ground_truth)) > MAX_ANSWER_LENGTH:
         return False
-    answer, ground_truth = align_assignments(answer, ground_truth)
-    if _key(answer) == _key(ground_truth):
+    try:
+        return answers_equal(answer, ground_truth, WrittenLeaves())
+    except Undecided:
+        return None
+
+
+def answers_equal(answer: str, ground_truth: str, leaves: WrittenLeaves) -> bool:
+    """Whether two normalised answers are equal, with ``leaves`` to compare the expressions in them.
+
+    Raises:
+        Undecided: ``leaves`` does.
+    """
+    return _Comparison(leaves).listings(parse_answer(answer), parse_answer(ground_truth))
+
+
+def verdict_on_spelling(answer: str, truth: str) -> bool | None:
+    """What spelling and exact arithmetic say about two expressions; None for nothing."""
+    if spelling(answer) == spelling(truth):
         return True
-    if _is_words(answer, longest=4) and _is_words(ground_truth, longest=4):
-        return False
-    if _IN_BASE.fullmatch(answer) and _IN_BASE.fullmatch(ground_truth):
-        return False  # math-verify ignores the base
-    number, true_number = parse_number(answer), parse_number(ground_truth)
+    number, true_number = parse_number(answer), parse_number(truth)
     if number and true_number:
-        return _equal_numbers(number, true_number)
-    collection, true_collection = parse_collection(answer), parse_collection(ground_truth)
-    if collection and true_collection:
-        return _equal_collections(collection, true_collection)
-    if _differ_in_brackets_alone(answer, ground_truth):
+        return equal_numbers(number, true_number)
+    words = is_words(answer, longest=4), is_words(truth, longest=4)
+    if all(words) or (number and words[1]) or (true_number and words[0]):
         return False
-    if (number and _is_words(ground_truth, longest=4)) or (true_number and _is_words(answer, longest=4)):
-        return False
+    if _BASE_LITERAL.fullmatch(answer) or _BASE_LITERAL.fullmatch(truth):
+        return False  # latex2sympy ignores the base
     return None
 
 
-def align_assignments(answer: str, ground_truth: str) -> tuple[str, str]:
-    r"""Drop ``x =`` and ``x \in`` where only one of the two answers has it.
+def spelling(answer: str) -> str:
+    """What answers that are written alike share: capitals count only outside of words, blanks only inside numbers."""
+    if is_words(answer) or answer.casefold() in ("yes", "no"):
+        answer = answer.casefold()
+    return re.sub(r"(?<=[\d.,])\s+(?=[\d.,])|(?<=[A-Za-z])\s+(?=[A-Za-z])", "\0", answer).translate(_NO_BLANKS)
 
-    >>> align_assignments("x = 5", "5")
-    ('5', '5')
-    >>> align_assignments("x = 5", "y = 5")
-    ('x = 5', 'y = 5')
+
+_NO_BLANKS = str.maketrans({" ": "", "\n": "", "\t": "", "\0": " "})
+
+
+def unevaluated_operations(latex: str) -> frozenset[str]:
+    r"""The operations in ``latex`` that a question asks to carry out: integrals, limits, remainders, determinants, ...
+
+    >>> sorted(unevaluated_operations(r"2^{100} \bmod 7")), sorted(unevaluated_operations(r"\sqrt{2}+\binom{10}{3}"))
+    (['bmod'], [])
     """
-    return _without_subject(answer, unless_in=ground_truth), _without_subject(ground_truth, unless_in=answer)
+    return frozenset(next(filter(None, found.groups())) for found in _OPERATION.finditer(latex))
 
 
-def parse_number(answer: str) -> Number | None:
-    r"""Return the value of a normalised answer that is an integer, decimal, fraction, power of ten or percentage.
+class _Comparison:
+    def __init__(self, leaves: WrittenLeaves) -> None:
+        self.leaves = leaves
 
-    >>> parse_number(r"3\frac{1}{2}").value, parse_number("1,234").value, parse_number(r"4 \times 10^{-2}").value
-    (Fraction(7, 2), Fraction(1234, 1), Fraction(1, 25))
-    >>> parse_number("x+1") is None
-    True
-    """
-    match = _NUMBER.fullmatch(answer.replace(" ", "")) if len(answer) <= 200 and not _DIGIT_GAP.search(answer) else None
-    if match is None:
-        return None
-    parts = match.groupdict()
-    try:
-        value = _value_of(parts)
-    except ZeroDivisionError:
-        return None
-    written = "".join(part for name, part in parts.items() if part and name not in ("exponent", "power"))
-    is_decimal = "." in written or parts["mantissa"] is not None
-    return Number(-value if parts["sign"] == "-" else value, is_decimal, bool(parts["percent"]))
-
-
-def parse_collection(answer: str) -> Collection | None:
-    r"""Return the numbers of a normalised answer that is a list, set, point or interval of numeric literals.
-
-    >>> parse_collection("(1, 0.5]").brackets, parse_collection("1, x") is None
-    (('(', ']'), True)
-    """
-    match = _COLLECTION.fullmatch(answer)
-    if match is None or match.group(2).count(",") == 0:
-        return None
-    brackets = match.group(1), match.group(3)
-    if brackets not in _BRACKETS:
-        return None
-    elements = [parse_number(element.strip()) for element in match.group(2).split(",")]
-    return None if None in elements else Collection(brackets, tuple(elements))
-
-
-def _equal_collections(collection: Collection, truth: Collection) -> bool | None:
-    """Element by element; None for a point or an interval against a list or a set, which math-verify knows to treat."""
-    if collection.is_ordered != truth.is_ordered:
-        return None
-    if collection.is_ordered and collection.brackets != truth.brackets:
+    def listings(self, answer: Listing, truth: Listing) -> bool:
+        named, true_named = _assignments(answer), _assignments(truth)
+        if named and true_named:
+            values, true_values = ({one.name: one.values for one in each} for each in (named, true_named))
+            if len(values) == len(named) and len(true_values) == len(true_named) and set(values) == set(true_values):
+                return all(self._chains(chain, true_values[name]) for name, chain in values.items())
+        elif named and not _has_equation(truth):
+            return self._values(named, truth, self.nodes)
+        elif true_named and not _has_equation(answer):
+            return self._values(true_named, answer, lambda value, one: self.nodes(one, value))
+        if {answer.joiner, truth.joiner} != {"and", "or"} and self._matching(answer.items, truth.items, self.nodes):
+            return True
+        if self._list_against_group(answer, truth):
+            return True
+        if _describes_set(answer) and _describes_set(truth) and (_has_condition(answer) or _has_condition(truth)):
+            return not _new_operations(answer, truth) and self.leaves.equal_sets(answer, truth)
         return False
-    if len(collection.elements) != len(truth.elements):
-        return False if collection.is_ordered else None  # {1, 1} is {1}
-    elements, truths = list(collection.elements), list(truth.elements)
-    if not collection.is_ordered:
-        elements.sort(key=lambda number: number.value)
-        truths.sort(key=lambda number: number.value)
-    return all(map(_equal_numbers, elements, truths))
 
-
-def _differ_in_brackets_alone(answer: str, ground_truth: str) -> bool:
-    r"""Whether both are intervals from the same start to the same end, but not the same ends belong to both.
-
-    At an infinite end the bracket does not matter: [-\infty, 3] is (-\infty, 3].
-    """
-    interval, true_interval = _INTERVAL.fullmatch(answer), _INTERVAL.fullmatch(ground_truth)
-    if interval is None or true_interval is None or _INFINITY.search(ground_truth):
+    def _list_against_group(self, answer: Listing, truth: Listing) -> bool:
+        r"""Whether "5, 6" faces (5, 6) in that order, or \{5, 6\} in any."""
+        for bare, other in ((answer, truth), (truth, answer)):
+            group = other.items[0] if len(other.items) == 1 else None
+            if not isinstance(group, Group) or isinstance(bare.items[0], Group) and len(bare.items) == 1:
+                continue
+            if len(bare.items) == 1 and not group.is_set:
+                continue
+            if group.is_set or _is_tuple(group):
+                pair = (bare.items, group.elements)
+                items, truths = pair if bare is answer else pair[::-1]
+                if group.is_set:
+                    return self._matching(items, truths, self.nodes)
+                return len(items) == len(truths) and all(map(self.nodes, items, truths))
         return False
-    same_ends = "".join(interval.group(2).split()) == "".join(true_interval.group(2).split())
-    return same_ends and interval.group(1, 3) != true_interval.group(1, 3)
+
+    def _values(self, named: list[_Assignment], other: Listing, equal: Callable[[Node, Node], bool]) -> bool:
+        """Whether the values of names are ``other``, which has no names: in the order of the names if they differ."""
+        names = [one.name for one in named]
+        if len(named) == 1:
+            (value,) = named
+            if len(other.items) != 1:
+                return self._matching(_listed(value.values[-1]), other.items, equal)
+            return all(equal(side, other.items[0]) for side in value.values)
+        in_order = [one.values[-1] for one in sorted(named, key=lambda one: one.name)]
+        if any(len(one.values) > 1 for one in named):
+            return False
+        group = other.items[0] if len(other.items) == 1 else None
+        if _is_tuple(group):
+            return len(in_order) == len(group.elements) and all(map(equal, in_order, group.elements))
+        others = group.elements if isinstance(group, Group) else other.items
+        if isinstance(group, Group) or len({name[0] if name[0] != "\\" else name.split("_")[0] for name in names}) == 1:
+            return self._matching(in_order, others, equal)
+        return len(in_order) == len(others) and all(map(equal, in_order, others))
+
+    def _chains(self, answer: Sequence[Node], truth: Sequence[Node]) -> bool:
+        return all(self.nodes(side, truth[-1]) for side in answer)
+
+    def _matching(self, answers: Sequence[Node], truths: Sequence[Node], equal: Callable[[Node, Node], bool]) -> bool:
+        """Whether each answer is one of the truths and each truth one of the answers, in any order, however often."""
+        answers, truths = list(dict.fromkeys(answers)), list(dict.fromkeys(truths))
+        if max(len(answers), len(truths)) > LARGEST_MATCHING:
+            return False
+        missed = set(truths)
+        for answer in answers:
+            if answer in truths:
+                missed.discard(answer)
+                continue
+            found = next((truth for truth in truths if equal(answer, truth)), None)
+            if found is None:
+                return False
+            missed.discard(found)
+        return all(any(equal(answer, truth) for answer in answers) for truth in truths if truth in missed)
+
+    def nodes(self, answer: Node, truth: Node) -> bool:
+        if answer == truth:
+            return True
+        if isinstance(answer, Expression) and isinstance(truth, Expression):
+            return self._expressions(answer, truth)
+        if isinstance(answer, Group) and isinstance(truth, Group):
+            return self._groups(answer, truth)
+        if isinstance(answer, Relation) and isinstance(truth, Relation):
+            return self._relations(answer, truth)
+        if isinstance(answer, Phrase) and isinstance(truth, Phrase):
+            return self._phrases(answer, truth)
+        if isinstance(answer, Listing) or isinstance(truth, Listing):
+            return self.listings(*(one if isinstance(one, Listing) else Listing((one,)) for one in (answer, truth)))
+        if isinstance(answer, Relation) and answer.is_equation:
+            return self._evaluation(answer, truth)
+        return False
+
+    def _evaluation(self, answer: Relation, truth: Node) -> bool:
+        r"""Whether "1 + 2 = 3" or "\gcd(8, 6) = 2" or "\sqrt{2} \approx 1.41" states ``truth``: no side may differ."""
+        sides = list(answer.sides)
+        while answer.operators[len(sides) - 2 :][:1] == (r"\approx",) and len(sides) > 1:
+            sides.pop()
+        *first, last = sides
+        return self.nodes(last, truth) and all(
+            unevaluated_operations(source(side)) or self.nodes(side, truth) for side in first
+        )
+
+    def _expressions(self, answer: Expression, truth: Expression) -> bool:
+        if not _units_agree(answer.unit, truth.unit) or _new_operations(answer, truth):
+            return False
+        latex, true_latex = answer.latex, truth.latex
+        in_degrees = [one.has_degrees or one.unit == "degree" for one in (answer, truth)]
+        if in_degrees == [True, False] and r"\pi" in true_latex:
+            latex = rf"({latex})\cdot\frac{{\pi}}{{180}}"
+        elif in_degrees == [False, True] and r"\pi" in latex:
+            true_latex = rf"({true_latex})\cdot\frac{{\pi}}{{180}}"
+        return self.leaves.equal_expressions(latex, true_latex)
+
+    def _groups(self, answer: Group, truth: Group) -> bool:
+        if answer.is_set or truth.is_set:
+            return answer.is_set and truth.is_set and self._matching(answer.elements, truth.elements, self.nodes)
+        if len(answer.elements) != len(truth.elements) or _ends(answer) != _ends(truth):
+            return False
+        return all(map(self.nodes, answer.elements, truth.elements))
+
+    def _phrases(self, answer: Phrase, truth: Phrase) -> bool:
+        if [isinstance(part, str) for part in answer.parts] != [isinstance(part, str) for part in truth.parts]:
+            return False
+        return all(
+            _singular(part) == _singular(true_part) if isinstance(part, str) else self.nodes(part, true_part)
+            for part, true_part in zip(answer.parts, truth.parts, strict=True)
+        )
+
+    def _relations(self, answer: Relation, truth: Relation) -> bool:
+        if len(answer.sides) != len(truth.sides):
+            return False
+        if answer.operators == truth.operators and all(map(self.nodes, answer.sides, truth.sides)):
+            return True
+        flipped = tuple(_FLIPPED.get(operator, "") for operator in answer.operators[::-1])
+        if flipped == truth.operators and all(map(self.nodes, answer.sides[::-1], truth.sides)):
+            return True
+        if _new_operations(answer, truth):
+            return False
+        if answer.operators == truth.operators == ("=",):
+            sides = [tuple(map(source, relation.sides)) for relation in (answer, truth)]
+            return self.leaves.equal_equations(*sides)
+        if answer.is_inequality and truth.is_inequality:
+            return self.leaves.equal_sets(Listing((answer,)), Listing((truth,)))
+        return False
 
 
-def _value_of(parts: dict[str, str | None]) -> Fraction:
-    if parts["top"] is not None:
-        return Fraction(parts["whole"] or 0) + _fraction(parts["top"]) / _fraction(parts["bottom"])
-    if parts["numerator"] is not None:
-        return _fraction(parts["numerator"]) / _fraction(parts["denominator"])
-    if parts["mantissa"] is not None:
-        return _fraction(parts["mantissa"]) * Fraction(10) ** int(parts["exponent"].strip("{}"))
-    if parts["power"] is not None:
-        return Fraction(10) ** int(parts["power"].strip("{}"))
-    return _fraction(parts["decimal"])
+def _assignments(listing: Listing) -> list[_Assignment] | None:
+    """The names and values of "x = 1, y = 2", "x = 1, 2" or "(x, y) = (1, 2)"; None when an item defines no name."""
+    named: list[_Assignment] = []
+    for item in listing.items:
+        if isinstance(item, Relation) and item.is_equation:
+            found = _assigned(item)
+            if not found:
+                return None
+            named += found
+        elif named and isinstance(item, Expression):
+            named.append(_Assignment(named[0].name, (item,)))
+        else:
+            return None
+    return named
 
 
-def _fraction(decimal: str) -> Fraction:
-    return Fraction(decimal.replace(",", "").rstrip("."))
+def _assigned(relation: Relation) -> list[_Assignment]:
+    first, *values = relation.sides
+    if len(values) == 1 and _is_tuple(first) and _is_tuple(values[0]):
+        names = [name_of(element) for element in first.elements]
+        if all(names) and len(names) == len(values[0].elements):
+            return [_Assignment(name, (value,)) for name, value in zip(names, values[0].elements, strict=True)]
+    name = name_of(first)
+    if name is None and is_segment_name(first) and parse_number(source(values[-1])):
+        name = source(first)
+    if name is None and len(values) == 1 and is_variable(values[0]) and parse_number(source(first)):
+        name, values = source(values[0]), [first]
+    if name is None or any(_occurs(name, source(value)) for value in values):
+        return []
+    return [_Assignment("".join(name.split()), tuple(values))]
 
 
-def _equal_numbers(number: Number, truth: Number) -> bool:
-    approximately = number.is_decimal or truth.is_decimal
-    if _close(number.value, truth.value, approximately):
+def _is_tuple(node: Node) -> bool:
+    return isinstance(node, Group) and (node.opening, node.closing) == ("(", ")")
+
+
+def _occurs(name: str, latex: str) -> bool:
+    return (
+        bool(re.search(rf"(?<![A-Za-z\\]){re.escape(name)}(?![A-Za-z_'])", latex)) if is_letter(name) else name in latex
+    )
+
+
+def is_letter(name: str) -> bool:
+    return len(name) == 1
+
+
+def _listed(node: Node) -> Sequence[Node]:
+    if isinstance(node, Listing):
+        return node.items
+    return node.elements if isinstance(node, Group) and node.is_set else (node,)
+
+
+def _has_equation(listing: Listing) -> bool:
+    return any(isinstance(item, Relation) and item.is_equation for item in listing.items)
+
+
+def _has_condition(listing: Listing) -> bool:
+    """Whether there is an inequality or an operation on sets, so that pairs in brackets are intervals, not points."""
+    return any(
+        (isinstance(item, Relation) and item.is_inequality) or _SET_OPERATION.search(source(item))
+        for item in listing.items
+    )
+
+
+def _describes_set(listing: Listing) -> bool:
+    return _has_condition(listing) or any(isinstance(item, Group) for item in listing.items)
+
+
+def _new_operations(answer: Node, truth: Node) -> bool:
+    operations = unevaluated_operations(source(answer))
+    return bool(operations and operations - unevaluated_operations(source(truth)))
+
+
+def _units_agree(unit: str, true_unit: str) -> bool:
+    if not unit or not true_unit or unit == true_unit or not GENERIC_UNITS.isdisjoint({unit, true_unit}):
         return True
-    if number.is_percentage == truth.is_percentage:
-        return False
-    scale = [Fraction(1, 100) if one.is_percentage else Fraction(1) for one in (number, truth)]
-    return _close(number.value * scale[0], truth.value * scale[1], approximately)
+    return not set(_singular(unit).split()).isdisjoint(_singular(true_unit).split())
 
 
-def _close(value: Fraction, truth: Fraction, approximately: bool) -> bool:
-    if value == truth or not approximately:
-        return value == truth
-    if min(abs(value), abs(truth)) < SMALL_NUMBER:
-        return abs(value - truth) <= abs(truth) / 10**6
-    return abs(value - truth) <= DECIMAL_TOLERANCE
+def _singular(words: str) -> str:
+    return " ".join(word[:-1] if len(word) > 3 and word.endswith("s") else word for word in words.split())
 
 
-def _key(answer: str) -> str:
-    """What two answers that are written alike have in common: blanks never count, capitals only outside of words."""
-    letter = _LETTER.fullmatch(answer)
-    if letter:
-        return letter.group(1)
-    return "".join((answer.casefold() if _is_words(answer) else answer).split())
-
-
-def _is_words(answer: str, longest: int = 3) -> bool:
-    """Whether ``answer`` is words, not mathematics: letters only, the longest word of at least ``longest`` letters.
-
-    Three letters are as likely a product of variables (abc = cab), so a comparison by spelling alone asks for four.
-    """
-    if not _WORDS.fullmatch(answer):
-        return False
-    words = [word.strip("().,'") for word in answer.split()]
-    return max(map(len, words)) >= longest and _FUNCTIONS.isdisjoint(words)
-
-
-def _without_subject(answer: str, unless_in: str) -> str:
-    membership = _MEMBERSHIP.match(answer)
-    if membership and not _MEMBERSHIP.match(unless_in):
-        return answer[membership.end() :]
-    if _ASSIGNMENT.search(unless_in) or "," in answer or ";" in answer:
-        return answer
-    return _ASSIGNMENT.split(answer)[-1].strip() or answer
-
-
-def _strip_punctuation(answer: str) -> str:
-    return answer.strip().strip("*`").rstrip(".,;:").strip()
-
-
-def _strip_unit_words(answer: str) -> str:
-    match = _NUMBER_WITH_UNIT.fullmatch(answer)
-    if match and not any(word.strip(".").lower() in _NOT_UNITS for word in match.group(2).split()):
-        return match.group(1)
-    return answer
+def _ends(group: Group) -> tuple[str, str]:
+    r"""The brackets of an interval or a point; at an infinite end they do not matter: [-\infty, 3] is (-\infty, 3]."""
+    first, last = source(group.elements[0]).strip(), source(group.elements[-1]).strip()
+    opening = "(" if first.startswith("-") and "infty" in first else group.opening
+    return opening, ")" if last.lstrip("+ ") == r"\infty" else group.closing

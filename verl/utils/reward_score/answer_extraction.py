@@ -1,9 +1,9 @@
 r"""Finds the final answer in a model's response.
 
-Only an answer that the response *marks* as final counts: the last ``\boxed{}``, else the last "answer is ..." or
-"Answer: ...", else an expression that the response ends with. A number that merely occurs somewhere does not: a
-response cut off at its length limit would otherwise be a success by chance, and a single chance success turns the
-estimated success rate of an unsolved prompt from 0 into something to spend a budget on.
+Only an answer that the response *marks* as final counts: the last ``\boxed{}`` with those beside it, else the last
+"answer is ..." or "Answer: ...", else an expression that the response ends with. A number that merely occurs
+somewhere does not: a response cut off at its length limit would otherwise be a success by chance, and a single chance
+success turns the estimated success rate of an unsolved prompt from 0 into something to spend a budget on.
 
 Every function here takes any string, raises nothing, and runs in time linear in its length. Standard library only.
 """
@@ -12,44 +12,64 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from dataclasses import dataclass
 
-MAX_BOXES = 8
-LONGEST_CHOICE_LINE = 12
+LONGEST_ANSWER = 2048
+START_OF_REASONING = "<think>"
 END_OF_REASONING = "</think>"
 
-_BOX_COMMANDS = ("\\boxed", "\\fbox")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_UNBRACED_BOX = re.compile(r"\s*([^\s{}$]+)")
-_BETWEEN_BOXES = re.compile(r"[\s$.]*(?:,|;|(?:,\s*)?(?:\\text\{)?\s*(?:and|or)\s*\}?)[\s$]*")
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|Boxed|fbox|framebox)(?![A-Za-z])\*?\s*(\{)?|\\.|[{}]", re.DOTALL)
+_BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
+_UNBRACED_BOX = re.compile(r"\s{0,8}([^\s{}$]{1,200})")
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$.,;:&~*_|]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])"
+    r"|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
+    r"|\b(?:and|or|also|possibly|maybe|perhaps|alternatively|else|either|both|respectively)\b|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
+    r"|\(?\b(?:[a-h]|[ivx]{1,4}|\d)\)|(?<=\s)\d\.(?=\s)|\b[Pp]art\s+\(?\w\)?)*"
+)
+LONGEST_GAP = 80
+"""Characters between two boxes that belong together."""
+
+_SIGN_BEFORE_BOX = re.compile(r"(?:^|[\s$=({,])[-−]$")
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _BETWEEN_SPANS = re.compile(r"\s*(?:,\s*(?:and|or)?|;|and|or)\s*")
+_MORE_OF_THE_ANSWER = re.compile(
+    r"\s*,?\s*(?:\(?\s*or\b|/|%|\\%|(?:dozen|hundred|thousand|million|billion|trillion|percent)\b)", re.IGNORECASE
+)
 _ANSWER_CUE = re.compile(
     r"\banswers?\b(?:\s(?:to|for|of)\s[^.\n:$]{0,80}?)?[\s*_`]{0,6}"
-    r"(?:(?:is|are)\b|[:：=])|\bfinal answer\b[*_ \t]*\n|####",
+    r"(?:(?:is|are)\b|[:：=])|\bfinal answer\b[*_ \t]*\n|####(?!#)"
+    r"(?=[^\n]{0,200}[\d$\\])(?![^\n]{0,200}(?<!\\)\b[A-Za-z]{3})",
     re.IGNORECASE,
 )
 _AFTER_CUE = re.compile(
     r"[\s*_`:：]*(?:(?:therefore|thus|hence|then|simply|just|given by|equal to)\b[\s,:]*)*", re.IGNORECASE
 )
 _END_OF_STATEMENT = re.compile(r"\.(?=\s|$)|\n|\s(?:because|since|which|where)\b")
+_SENTENCE = re.compile(r"[A-Z][^.\n]*?\s(?:is|are|equals|=)\s+([^.\s](?:[^\n]*\S)?)")
+_SECOND_VERB = re.compile(r"\b(?:is|are|equals|not|or|either|neither|isn't)\b|=", re.IGNORECASE)
+_RETRACTION = re.compile(
+    r"\b(?:wait|hmm+|hold on|actually|on second thought|let (?:me|us)\s(?:re|double|verify|check)"
+    r"|let's (?:re|double|verify|check))",
+    re.IGNORECASE,
+)
 _BARE_NUMBER_LINE = re.compile(r"[-+]?\$?[\d.,/ ]*\d\s?\\?%?")
 _CONCLUDING_NUMBER = re.compile(
     r"(?:\b(?:is|are|equals|get|obtain|gives)|=)[\s:*]{0,4}([-+]?\$?\d[\d,./]*%?)\**\.$", re.IGNORECASE
 )
-_CHOICE = re.compile(
-    r"\W{0,3}(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\W{0,3}(?:option|choice)?\W{0,3}([A-D])(?=$|[\s.):,}\]*$\\])",
-)
-_CHOICE_CUE = re.compile(
-    r"(?i:\b(?:answer|option|choice)\b)[^.\n]{0,40}?(?:\b(?:is|be)\b|[:：])[\s*_$(\[{\\]{0,6}"
-    r"(?:(?:text|textbf|mathrm|mathbf)\{)?\(?(?i:option|choice)?\s?\(?([A-D])(?=$|[\s.):,}\]*$])",
-)
-_SECOND_CHOICE = re.compile(r"[\W]{0,6}(?:and|or)?[\W]{0,6}[A-D](?![A-Za-z])")
+
+
+@dataclass(frozen=True)
+class _Box:
+    start: int
+    end: int
+    content: str
 
 
 def extract_answer(response: str) -> str | None:
     r"""Return the answer that ``response`` marks as final, as written, or None.
 
-    What precedes the last ``</think>`` is reasoning and does not count.
+    What stands between ``<think>`` and ``</think>`` is reasoning and does not count, whether or not it ends.
 
     >>> extract_answer(r"Hence $x=2$. The answer is \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -58,121 +78,114 @@ def extract_answer(response: str) -> str | None:
     >>> extract_answer("There are 3 cases. In case 2 we have 17 ways and") is None
     True
     """
-    text = _after_reasoning(response)
-    for find in (_boxed_answer, _announced_answer, _closing_answer):
+    text = after_reasoning(response)
+    for find in (boxed_answer, _announced_answer, _closing_answer):
         answer = find(text)
         if answer:
             return answer
     return None
 
 
-def extract_choice(response: str) -> str | None:
-    r"""Return the letter A to D that ``response`` chooses in a multiple-choice question, or None.
-
-    >>> extract_choice(r"so the right option is \boxed{\text{(B) } 42}")
-    'B'
-    >>> extract_choice("The correct answer is **C**.")
-    'C'
-    >>> extract_choice("The answer is a matter of taste.") is None
-    True
-    """
-    text = _after_reasoning(response)
-    boxed = _boxed_answer(text)
-    if boxed is not None:
-        letter = _leading_choice(boxed.upper() if len(boxed) == 1 else boxed)
-        if letter:
-            return letter
-    announced = _last_match(_CHOICE_CUE, text)
-    if announced:
-        return announced.group(1)
-    last_line = _last_line(text)
-    return _leading_choice(last_line) if len(last_line) <= LONGEST_CHOICE_LINE else None
+def after_reasoning(response: str) -> str:
+    """What ``response`` says outside of its reasoning."""
+    text = response.rpartition(END_OF_REASONING)[2]
+    return text.partition(START_OF_REASONING)[0]
 
 
-def _leading_choice(text: str) -> str | None:
-    """The letter with which ``text`` begins, unless a second one follows: choosing two is choosing none."""
-    choice = _CHOICE.match(text)
-    return choice.group(1) if choice and not _SECOND_CHOICE.match(text, choice.end()) else None
-
-
-def _after_reasoning(response: str) -> str:
-    return response.rpartition(END_OF_REASONING)[2]
-
-
-def _boxed_answer(text: str) -> str | None:
-    """The content of the last box; several boxes joined by commas, "and" or "or" are one answer."""
-    boxes = _last_boxes(text)
+def boxed_answer(text: str) -> str | None:
+    """The content of the last box; boxes with nothing between them but joints (", and (b)") are one answer."""
+    boxes = _outermost_boxes(text)
     if not boxes:
         return None
-    first_start, _, content = boxes[0]
-    answers = [content]
-    for start, end, content in boxes[1:]:
-        if end > first_start or not _BETWEEN_BOXES.fullmatch(text[end:first_start]):
+    answers = [_signed(boxes[-1], text)]
+    for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
+        gap = text[box.end : following.start]
+        if len(gap) > LONGEST_GAP or not _BETWEEN_BOXES.fullmatch(gap.removesuffix("-")):
             break
-        answers.append(content)
-        first_start = start
+        answers.append(_signed(box, text))
     return ", ".join(dict.fromkeys(reversed(answers)))
 
 
-def _last_boxes(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, content) of the closed boxes among the last ``MAX_BOXES``, the last one first."""
-    boxes = []
-    start = len(text)
-    for _ in range(MAX_BOXES):
-        start = max(text.rfind(command, 0, start) for command in _BOX_COMMANDS)
-        if start < 0:
-            break
-        after_command = start + (6 if text.startswith("\\boxed", start) else 5)
-        content, end = _argument(text, after_command)
-        if content.strip():
-            boxes.append((start, end, content.strip()))
+def _outermost_boxes(text: str) -> list[_Box]:
+    """The closed boxes with content that are in no other closed box, in order."""
+    boxes: list[_Box] = []
+    open_braces: list[tuple[int, int] | None] = []
+    starts = [start for start in map(text.find, _BOX_COMMANDS) if start >= 0]
+    for found in _BOX_OR_BRACE.finditer(text, min(starts)) if starts else ():
+        token = found.group()
+        if token == "}":
+            opened = open_braces.pop() if open_braces else None
+            if opened is not None:
+                _keep(boxes, opened[0], found.end(), text[opened[1] : found.start()])
+        elif token == "{" or found.group(1):
+            open_braces.append((found.start(), found.end()) if found.group(1) else None)
+        elif len(token) > 2:
+            content = _UNBRACED_BOX.match(text, found.end())
+            if content:
+                _keep(boxes, found.start(), content.end(), content.group(1).rstrip(".,;"))
     return boxes
 
 
-def _argument(text: str, position: int) -> tuple[str, int]:
-    """The LaTeX argument at ``position`` and where it ends; ("", position) when it is not closed."""
-    opening = position
-    while opening < len(text) and text[opening].isspace():
-        opening += 1
-    if not text.startswith("{", opening):
-        token = _UNBRACED_BOX.match(text, position)
-        return (token.group(1).rstrip(".,;"), token.end()) if token else ("", position)
-    depth = 0
-    for brace in _BRACE.finditer(text, opening):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth == 0:
-            return text[opening + 1 : brace.start()], brace.end()
-    return "", position
+def _keep(boxes: list[_Box], start: int, end: int, content: str) -> None:
+    content = content.strip()
+    while content and boxes and boxes[-1].start > start:
+        inner = boxes.pop()
+        content = inner.content if content.startswith("\\") and inner.end - inner.start == len(content) else content
+    if content:
+        boxes.append(_Box(start, end, content))
+
+
+def _signed(box: _Box, text: str) -> str:
+    """The content of ``box``, with the sign that stands before it."""
+    if not _SIGN_BEFORE_BOX.search(text[max(0, box.start - 2) : box.start]):
+        return box.content
+    return f"-({box.content})" if re.search(r"[-+,]", box.content) else f"-{box.content}"
 
 
 def _announced_answer(text: str) -> str | None:
-    """What follows the last "answer is", "Answer:" or "####"."""
-    cue = _last_match(_ANSWER_CUE, text)
-    if cue is None:
+    """What follows the last "answer is", "Answer:" or "####", unless the response goes on to doubt it."""
+    cue = last_match(_ANSWER_CUE, text)
+    if cue is None or _RETRACTION.search(text, cue.end()):
         return None
     start = _AFTER_CUE.match(text, cue.end()).end()
-    spans = _adjacent_math_spans(text, start)
-    if spans:
+    spans, end = _adjacent_math_spans(text, start)
+    if spans and not _MORE_OF_THE_ANSWER.match(text, end):
         return ", ".join(spans)
-    statement = text[start : start + 2048]
-    end = _END_OF_STATEMENT.search(statement)
-    return statement[: end.start() if end else None].strip(" *_`") or None
+    statement = text[start : start + LONGEST_ANSWER]
+    end_of_statement = _END_OF_STATEMENT.search(statement)
+    statement = statement[: end_of_statement.start() if end_of_statement else None].strip(" *_`")
+    return _predicate(statement) or None
 
 
-def _adjacent_math_spans(text: str, position: int) -> list[str]:
+def _predicate(statement: str) -> str:
+    """What a sentence says its subject is; any other statement as it stands.
+
+    >>> _predicate("The largest $n$ is 34"), _predicate("either 5 or 6")
+    ('34', 'either 5 or 6')
+    """
+    sentence = _SENTENCE.fullmatch(statement)
+    if sentence is None or " " not in statement[: sentence.start(1)].strip() or _SECOND_VERB.search(sentence.group(1)):
+        return statement
+    return sentence.group(1)
+
+
+def _adjacent_math_spans(text: str, position: int) -> tuple[list[str], int]:
+    """The contents of the formulas at ``position``, joined by commas, "and" or "or", and where they end."""
     spans: list[str] = []
-    while len(spans) < MAX_BOXES and (span := _MATH_SPAN.match(text, position)):
+    end = position
+    while span := _MATH_SPAN.match(text, position):
         spans.append(_span_content(span))
-        separator = _BETWEEN_SPANS.match(text, span.end())
+        end = span.end()
+        separator = _BETWEEN_SPANS.match(text, end)
         if separator is None:
             break
         position = separator.end()
-    return spans
+    return spans, end
 
 
 def _closing_answer(text: str) -> str | None:
     """The expression with which the response ends: closed mathematics, a number alone in its line, or "... is 42."."""
-    line = _last_line(text)
+    line = last_line(text)
     bare = line.strip("*_` ").rstrip(".")
     if _BARE_NUMBER_LINE.fullmatch(bare):
         return bare
@@ -187,14 +200,16 @@ def _span_content(span: re.Match[str]) -> str:
     return next(content for content in span.groups() if content is not None).strip()
 
 
-def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The last of the matches of ``pattern`` in ``text``."""
     matches = deque(pattern.finditer(text), maxlen=1)
     return matches[0] if matches else None
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """The last line of ``text`` that is not blank."""
     return text.rstrip().rpartition("\n")[2].strip()
 
 
-def _last_paragraph(text: str, longest: int = 2048) -> str:
+def _last_paragraph(text: str, longest: int = LONGEST_ANSWER) -> str:
     return text.rstrip()[-longest:].rpartition("\n\n")[2]

@@ -1,8 +1,9 @@
-r"""Rewards for the data sets of the paper: mathematics with a final answer, and multiple choice (GPQA).
+r"""Rewards for mathematics with a final answer and for multiple choice: the data sets of the paper, and NuminaMath.
 
 A response scores 1 when the answer it marks as final equals the ground truth, else 0. The steps, from cheap to dear:
-:mod:`.answer_extraction` finds the answer, :mod:`.answer_equivalence` settles what spelling and arithmetic can settle,
-and :mod:`.verifier_pool` asks math-verify about the rest, in parallel and under a time limit.
+:mod:`.answer_extraction` finds the answer, :mod:`.answer_normalization` gives it one spelling,
+:mod:`.answer_equivalence` settles what structure, spelling and arithmetic can settle, and :mod:`.verifier_pool` leaves
+the rest to computer algebra (:mod:`.symbolic_equality`), in parallel and under a time limit.
 """
 
 from __future__ import annotations
@@ -10,12 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from verl.utils.reward_score.answer_equivalence import align_assignments, normalize_answer, quick_verdict
-from verl.utils.reward_score.answer_extraction import extract_answer, extract_choice
+from verl.utils.reward_score.answer_equivalence import quick_verdict
+from verl.utils.reward_score.answer_extraction import extract_answer
+from verl.utils.reward_score.answer_normalization import normalize_answer
+from verl.utils.reward_score.choice_extraction import extract_choice
 from verl.utils.reward_score.verifier_pool import VerifierPool, shared_verifier_pool
 
 CHOICE_DATA_SOURCES = frozenset({"gpqa_diamond"})
-MATH_DATA_SOURCES = frozenset({"dapo_math_17k", "aime_2024_2025", "amc", "math_500", "minerva_math", "olympiad_bench"})
+NUMINA_DATA_SOURCES = frozenset(
+    f"numina_{part}" for part in ("aops_forum", "synthetic_math", "amc_aime", "synthetic_amc", "cn_k12", "olympiads")
+)
+"""PRIME's mathematics, whose grader in verl 0.5 calls ``eval`` on the response."""
+
+MATH_DATA_SOURCES = NUMINA_DATA_SOURCES | {
+    "dapo_math_17k", "aime_2024_2025", "amc", "math_500", "minerva_math", "olympiad_bench",
+}  # fmt: skip
 LONGEST_PREDICTION = 256
 
 
@@ -93,7 +103,7 @@ def _verdicts(
     ]
     undecided = [row for row, verdict in enumerate(verdicts) if verdict is None]
     if undecided:
-        pairs = [align_assignments(predictions[row], truths[row]) for row in undecided]
+        pairs = [(predictions[row], truths[row]) for row in undecided]
         for row, verdict in zip(undecided, (pool or shared_verifier_pool()).verify(pairs), strict=True):
             verdicts[row] = verdict
     return [bool(verdict) for verdict in verdicts]

@@ -15,96 +15,16 @@ import logging
 import os
 import resource
 import signal
-import sys
 import traceback
-from functools import lru_cache
 from multiprocessing.connection import Connection
-from typing import Any
+
+from .symbolic_equality import answers_match
 
 _WARM_UP = [("0.25", r"\\frac{1}{4}"), ("x^2-1", "(x-1)(x+1)"), ("(1,2]", "1<x<2"), ("2,3", r"\\{3,2\\}")]
-SMALL = 1e-3
 # A right answer must not turn wrong because other processes have the processor: the limit is one of processor time, and
 # wall time only ends what waits for something that does not come.
 WALL_TIME_FACTOR = 10
 _TIMER_SIGNALS = (signal.SIGPROF, signal.SIGALRM)
-
-
-def answers_match(answer: str, ground_truth: str) -> bool:
-    r"""Whether math-verify finds two normalised answers equal.
-
-    It differs from plain math-verify in three cases: percentages inside of an answer are understood, an inequality
-    matches the interval it describes, and numbers below 0.001 must agree in six significant digits, where math-verify
-    takes any two below 1e-15 for equal.
-
-    >>> answers_match(r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), answers_match("-1 < x < 2", "(-1, 2)")
-    (True, True)
-    >>> answers_match(r"\pi \times 10^{-19}", r"2\pi \times 10^{-21}")
-    False
-    """
-    from math_verify import verify
-
-    gold = _parsed(ground_truth.replace("%", ""))
-    if not gold:
-        return False
-    readings = [answer.replace("%", "")]
-    if ("%" in answer) != ("%" in ground_truth):
-        readings.append(rf"\frac{{{readings[0]}}}{{100}}" if "%" in answer else rf"100({readings[0]})")
-    return any(
-        not _differ_at_a_point(gold, prediction)
-        and verify(gold, prediction, allow_set_relation_comp=True, timeout_seconds=None)
-        and not _differ_in_magnitude(gold, prediction)
-        for prediction in map(_parsed, readings)
-    )
-
-
-@lru_cache(maxsize=256)
-def _parsed(latex: str) -> list[Any]:
-    """The expression that ``latex`` as a whole is, in a list; [] when it is none.
-
-    Many responses are compared with the same ground truth, and parsing is most of the work.
-    """
-    from math_verify import LatexExtractionConfig, parse
-
-    return parse(
-        f"${latex}$",
-        [LatexExtractionConfig()],
-        fallback_mode="no_fallback",
-        extraction_mode="first_match",  # the whole answer, or nothing: never a fraction inside of garbage
-        parsing_timeout=None,
-    )
-
-
-def _differ_at_a_point(gold: list[Any], prediction: list[Any]) -> bool:
-    """Whether two expressions in the same variables have different values at a point of positive numbers.
-
-    This spares math-verify the simplification of a difference that is not zero, its dearest operation.
-    """
-    from sympy import Expr, Rational
-
-    if not (len(gold) == len(prediction) == 1 and isinstance(gold[0], Expr) and isinstance(prediction[0], Expr)):
-        return False
-    variables = gold[0].free_symbols
-    if not variables or variables != prediction[0].free_symbols:
-        return False
-    point = {variable: Rational(137 + 61 * number, 100) for number, variable in enumerate(sorted(variables, key=str))}
-    try:
-        truth, guess = (complex(one.subs(point).evalf()) for one in (gold[0], prediction[0]))
-    except (TypeError, ValueError, AttributeError, OverflowError, ZeroDivisionError):
-        return False  # no numeric value there, so math-verify decides
-    return abs(truth - guess) > 1e-6 * (1 + abs(truth))
-
-
-def _differ_in_magnitude(gold: list[Any], prediction: list[Any]) -> bool:
-    """Whether both are small real numbers more than one millionth of ``gold`` apart."""
-    from sympy import Expr, Float
-
-    if not (len(gold) == len(prediction) == 1):
-        return False
-    truth, guess = gold[0], prediction[0]
-    if not all(isinstance(one, Expr) and one.is_number and one.is_real for one in (truth, guess)):
-        return False
-    truth, guess = Float(truth.doit().evalf(30)), Float(guess.doit().evalf(30))
-    return min(abs(truth), abs(guess)) < SMALL and abs(truth - guess) > abs(truth) * 1e-6
 
 
 def serve(connection: Connection, time_limit: float, memory_limit: int) -> None:
@@ -167,6 +87,7 @@ def _set_time_limit(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, WALL_TIME_FACTOR * seconds)
 
 
-if __name__ == "__main__":
-    descriptor, seconds, limit = sys.argv[1:]
+def main(arguments: list[str]) -> None:
+    """Serve the connection with the file descriptor, time limit and memory limit that ``arguments`` hold."""
+    descriptor, seconds, limit = arguments
     serve(Connection(int(descriptor)), float(seconds), int(limit))

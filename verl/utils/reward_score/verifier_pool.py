@@ -26,11 +26,19 @@ logger = logging.getLogger(__name__)
 
 MATH_VERIFY_REQUIREMENT = "math-verify==0.9.0"
 WORKER_FILE = Path(__file__).with_name("math_verify_worker.py")
-RUN_FILE = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-"""Runs a file without putting its folder, whose modules are not for the top level, on ``sys.path``."""
+RUN_WORKER = """
+import importlib, sys, types
+package = types.ModuleType("grading")
+package.__path__ = [sys.argv[1]]
+sys.modules["grading"] = package
+importlib.import_module("grading." + sys.argv[2]).main(sys.argv[3:])
+"""
+"""Runs a module of this folder as one of a package of its own, so that its relative imports need not import verl."""
 MOST_WORKERS = 16
 MEMORY_LIMIT = 4 * 2**30
-REMEMBERED_VERDICTS = 65_536
+REMEMBERED_CHARACTERS = 2**24
+"""Of the pairs whose verdicts are remembered; about as many bytes."""
+
 LARGEST_CHUNK = 16
 TIME_LIMIT = 3.0
 
@@ -64,6 +72,7 @@ class VerifierPool:
         self.num_crashes = 0
         self._workers: list[_Worker] = []
         self._verdicts: OrderedDict[Pair, bool] = OrderedDict()
+        self._remembered_characters = 0
         self._lock = threading.Lock()
 
     def verify(self, pairs: Sequence[Pair]) -> list[bool]:
@@ -159,11 +168,14 @@ class VerifierPool:
         self._workers.clear()
 
     def _remember(self, verdicts: dict[Pair, bool]) -> None:
-        self._verdicts.update(verdicts)
-        for pair in verdicts:
+        for pair, verdict in verdicts.items():
+            if pair not in self._verdicts:
+                self._remembered_characters += len(pair[0]) + len(pair[1])
+            self._verdicts[pair] = verdict
             self._verdicts.move_to_end(pair)
-        while len(self._verdicts) > REMEMBERED_VERDICTS:
-            self._verdicts.popitem(last=False)
+        while self._remembered_characters > REMEMBERED_CHARACTERS:
+            forgotten, _ = self._verdicts.popitem(last=False)
+            self._remembered_characters -= len(forgotten[0]) + len(forgotten[1])
 
     def _report(self, num_verified: int, time_limits_before: int, crashes_before: int) -> None:
         time_limits = self.num_time_limits - time_limits_before
@@ -198,9 +210,10 @@ class _Worker:
         if importlib.util.find_spec("math_verify") is None:
             raise RuntimeError(f"math-verify is not installed: pip install '{MATH_VERIFY_REQUIREMENT}'")
         self.connection, theirs = multiprocessing.Pipe()
-        arguments = [str(WORKER_FILE), str(theirs.fileno()), str(time_limit), str(MEMORY_LIMIT)]
+        location = [str(WORKER_FILE.parent), WORKER_FILE.stem]
+        arguments = [*location, str(theirs.fileno()), str(time_limit), str(MEMORY_LIMIT)]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN_FILE, *arguments],
+            [sys.executable, "-c", RUN_WORKER, *arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
