@@ -17,7 +17,8 @@ EXAMPLE = ROOT / "examples" / "explorer_without_verl.py"
 RUN = """
 import runpy, sys
 runpy.run_path(sys.argv[1], run_name="__main__")
-heavy = {"torch", "ray", "transformers", "verl", "recipe", "pandas", "pyarrow", "numba", "matplotlib"} & set(sys.modules)
+others = {"torch", "ray", "transformers", "verl", "recipe", "pandas", "pyarrow", "numba", "matplotlib"}
+heavy = others & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
 LINE = re.compile(r"seed (\d)  (\w+) +mean success rate (0\.\d{3})")
