@@ -1,7 +1,9 @@
-"""Packages the overlay: a folder of its own in site-packages, and a ``.pth`` line that puts it before upstream's verl.
+"""Packages two things: `knapsack_rl`, the method, and the overlay for verl 0.5.
 
-``pip install .`` makes ``import verl`` this fork everywhere, Ray workers included; ``pip uninstall knapsack-rl`` gives
-upstream's verl back. No file of upstream is touched.
+``pip install .`` gives ``import knapsack_rl``, which needs NumPy and SciPy. ``pip install '.[verl05]'`` adds what the
+overlay needs, and ``import verl`` is then this fork everywhere, Ray workers included: the overlay lies in a folder of
+its own in site-packages, and a ``.pth`` line puts it before upstream's verl where that is 0.5.x. ``pip uninstall
+knapsack-rl`` gives upstream's verl back. No file of upstream is touched.
 """
 
 import runpy
@@ -13,16 +15,28 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 CARRIER = "knapsack_rl_overlay"
-CARRIER_SOURCE = '''"""Puts the Knapsack RL overlay first on the path; imported by knapsack_rl.pth at start-up."""
+CARRIER_SOURCE = '''"""Puts the Knapsack RL overlay first on the path, beside verl 0.5; imported at start-up."""
 
 import os
 import sys
 
-sys.path.insert(0, os.path.dirname(__file__))
+
+def _installed_verl():
+    for folder in [os.path.dirname(os.path.dirname(__file__)), *sys.path]:
+        try:
+            with open(os.path.join(folder, "verl", "version", "version")) as version:
+                return version.read().strip()
+        except OSError:
+            continue
+    return ""
+
+
+if _installed_verl().startswith("0.5."):
+    sys.path.insert(0, os.path.dirname(__file__))
 '''
 
 
-def core_requirements() -> list[str]:
+def overlay_requirements() -> list[str]:
     lines = (ROOT / "requirements" / "core.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
@@ -42,9 +56,6 @@ class BuildOverlay(build_py):
         return [*super().get_outputs(include_bytecode), *map(str, added)]
 
 
-if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-    sys.exit(f"Knapsack RL needs Python 3.10, 3.11 or 3.12, and this is {sys.version.split()[0]}.")
-
 if {"editable_wheel", "develop"} & set(sys.argv):
     # It would link a package that lacks what BuildOverlay adds, and without a word.
     sys.exit("Knapsack RL has no editable installation: run from the checkout, or use `pip install .`.")
@@ -52,14 +63,23 @@ if {"editable_wheel", "develop"} & set(sys.argv):
 setup(
     name="knapsack-rl",
     version=runpy.run_path(str(ROOT / "knapsack_rl" / "version.py"))["__version__"],
-    description="Knapsack RL: verl 0.5 with a trainer that decides how many rollouts each prompt gets",
+    description="Knapsack RL: how many rollouts each prompt gets in RL for LLMs; with a trainer on verl 0.5",
     long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
-    packages=[f"{CARRIER}.{package}" for package in find_packages(str(ROOT), include=["verl", "verl.*"])],
+    python_requires=">=3.10,<3.14",
+    packages=[
+        *find_packages(str(ROOT), include=["knapsack_rl", "knapsack_rl.*"]),
+        *(f"{CARRIER}.{package}" for package in find_packages(str(ROOT), include=["verl", "verl.*"])),
+    ],
     package_dir={f"{CARRIER}.verl": "verl"},
-    package_data={"": ["*.yaml"]},
-    install_requires=core_requirements(),
+    package_data={"": ["*.yaml", "py.typed"]},
+    install_requires=["numpy>=1.26", "scipy>=1.11"],
+    extras_require={
+        "verl05": overlay_requirements(),
+        "history": ["pyarrow>=14"],
+        "charts": ["matplotlib>=3.8", "wandb>=0.17"],
+        "dynamic": ["numba>=0.59"],
+    },
     cmdclass={"build_py": BuildOverlay},
 )

@@ -35,6 +35,7 @@ from knapsack_rl.theory import (
     rollouts_for_confidence,
 )
 from knapsack_rl.values import ValueFunction, resolve_value_function
+from knapsack_rl.version import __version__
 
 __all__ = [
     "ADVANTAGE_ESTIMATORS",
@@ -47,6 +48,7 @@ __all__ = [
     "Plan",
     "TaskStatus",
     "ValueFunction",
+    "__version__",
     "effective_ratio",
     "expected_effective_ratio",
     "expected_prob_nonzero_gradient",

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.gradient_rules import (
     DIFFERS_FROM_GREEDY,
     EVERY_ROLLOUT,
@@ -41,9 +42,7 @@ class AdvantageEstimator:
     compares_group: bool
     gradient_rule: GradientRule
 
-    def effective_rollouts(
-        self, rewards: np.ndarray, prompt_index: np.ndarray, advantages: np.ndarray | None = None
-    ) -> np.ndarray:
+    def effective_rollouts(self, rewards: Array, prompt_index: Array, advantages: Array | None = None) -> Array:
         """Tell which rollouts have a non-zero gradient (paper, equation 4).
 
         Args:
@@ -71,7 +70,7 @@ class AdvantageEstimator:
         return (advantages != 0).any(axis=-1)  # type: ignore[no-any-return]
 
 
-def has_mixed_rewards(rewards: np.ndarray, prompt_index: np.ndarray) -> np.ndarray:
+def has_mixed_rewards(rewards: Array, prompt_index: Array) -> Array:
     """(B,) bool: whether the prompt of each rollout earned different rewards; arguments as `effective_rollouts`.
 
     >>> has_mixed_rewards(np.array([0.0, 0.0, 1.0]), np.array([0, 1, 1]))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.estimates import Estimates, PromptClasses
 from knapsack_rl.solvers.dynamic import solve_dp
 from knapsack_rl.solvers.even_shares import even_split, raise_lowest
@@ -49,7 +50,7 @@ class Allocation:
             ``fallback``: prompts that never succeeded; ``remainder``: what none of these could take.
     """
 
-    budgets: np.ndarray
+    budgets: Array
     total_value: float
     expected_effective_ratio: float
     placed: Mapping[str, int]
@@ -97,7 +98,7 @@ def homogeneous_allocate(
     return _describe(budgets, placed, function, estimates)
 
 
-def effective_ratio(budgets: np.ndarray, shares: np.ndarray) -> float:
+def effective_ratio(budgets: Array, shares: Array) -> float:
     """Effective-gradient ratio of budgets whose prompts have a gradient in given shares of their rollouts.
 
     Args:
@@ -290,8 +291,8 @@ def _fallback_amount(
 
 
 def _solve(
-    function: ValueFunction, parameters: tuple[np.ndarray, ...], amount: int, n_low: int, n_up: int, solver: str
-) -> np.ndarray:
+    function: ValueFunction, parameters: tuple[Array, ...], amount: int, n_low: int, n_up: int, solver: str
+) -> Array:
     """(K,) rollouts beyond n_low for the K prompts that the knapsack decides on."""
     num_prompts = len(parameters[0])
     if num_prompts == 0 or n_low == n_up:
@@ -312,7 +313,7 @@ def _solve(
     )
 
 
-def _place_remainder(budgets: np.ndarray, amount: int, n_up: int, receivers: Sequence[np.ndarray]) -> None:
+def _place_remainder(budgets: Array, amount: int, n_up: int, receivers: Sequence[Array]) -> None:
     """Add `amount` to the first receivers up to n_up each, evenly, then to the next."""
     for is_receiver in receivers:
         current = budgets[is_receiver]
@@ -333,9 +334,7 @@ def _placed(
     }
 
 
-def _describe(
-    budgets: np.ndarray, placed: Mapping[str, int], function: ValueFunction, estimates: Estimates
-) -> Allocation:
+def _describe(budgets: Array, placed: Mapping[str, int], function: ValueFunction, estimates: Estimates) -> Allocation:
     is_mixed = PromptClasses.of(estimates).is_mixed
     parameters = tuple(parameter[is_mixed] for parameter in estimates.parameters(function))
     return Allocation(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.classes import (
     SUCCESS_RATE_CLASSES,
     budget_range,
@@ -30,7 +31,7 @@ BUDGET_HISTOGRAM = "allocation/budgets"
 BUDGETS_BY_SUCCESS_RATE = "allocation/budgets_by_success_rate"
 
 
-def budget_histogram(budgets: np.ndarray, max_bins: int = 64) -> tuple[np.ndarray, np.ndarray]:
+def budget_histogram(budgets: Array, max_bins: int = 64) -> tuple[Array, Array]:
     """Count the prompts by budget.
 
     Args:
@@ -60,9 +61,7 @@ def budget_histogram(budgets: np.ndarray, max_bins: int = 64) -> tuple[np.ndarra
     return counts, budgets.min() - 0.5 + width * np.arange(len(counts) + 1, dtype=np.float64)
 
 
-def count_budgets_by_success_rate(
-    success_rates: np.ndarray, budgets: np.ndarray
-) -> tuple[np.ndarray, list[tuple[int, int]]]:
+def count_budgets_by_success_rate(success_rates: Array, budgets: Array) -> tuple[Array, list[tuple[int, int]]]:
     """Count the prompts by estimated success rate and budget.
 
     Args:
@@ -99,7 +98,7 @@ def count_budgets_by_success_rate(
     return counts.reshape(len(SUCCESS_RATE_CLASSES), num_ranges), ranges
 
 
-def draw_budgets_by_success_rate(success_rates: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+def draw_budgets_by_success_rate(success_rates: Array, budgets: Array) -> Array:
     """Draw the counts of :func:`count_budgets_by_success_rate` as a heat map.
 
     Returns:
@@ -120,11 +119,12 @@ def draw_budgets_by_success_rate(success_rates: np.ndarray, budgets: np.ndarray)
     axes.set_yticks(range(len(ranges)), [budget_range_label(low.bit_length() - 1) for low, _ in ranges], fontsize=8)
     axes.set(xlabel="estimated success rate", ylabel="rollouts", title="Prompts by success rate and budget")
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels: Array = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
 
 
-def wandb_charts(success_rates: np.ndarray, budgets: np.ndarray) -> dict[str, Any]:
+def wandb_charts(success_rates: Array, budgets: Array) -> dict[str, Any]:
     """Both charts as objects that ``wandb.log`` takes.
 
     Args:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = [
     "DIFFICULTIES",
     "SUCCESS_RATE_CLASSES",
@@ -50,7 +52,7 @@ Estimates of exactly 0 and 1 are classes of their own, because the allocation ha
 """
 
 
-def difficulty_of(success_rates: np.ndarray) -> np.ndarray:
+def difficulty_of(success_rates: Array) -> Array:
     """The difficulty of prompts as (K,) int64 indices into `DIFFICULTIES`.
 
     Args:
@@ -66,10 +68,11 @@ def difficulty_of(success_rates: np.ndarray) -> np.ndarray:
     is_rate = (rates >= 0) & (rates <= 1)
     if not is_rate.all():
         raise ValueError(f"success rates must be in [0, 1], got {rates[~is_rate][0]}")
-    return (rates > 0).astype(np.int64) + (rates > 0.2) + (rates >= 0.8) + (rates == 1)
+    index: Array = (rates > 0).astype(np.int64) + (rates > 0.2) + (rates >= 0.8) + (rates == 1)
+    return index
 
 
-def success_rate_class(success_rates: np.ndarray) -> np.ndarray:
+def success_rate_class(success_rates: Array) -> Array:
     """The class of estimated success rates as (K,) int64 indices into `SUCCESS_RATE_CLASSES`; NaN = unseen.
 
     >>> [SUCCESS_RATE_CLASSES[index] for index in success_rate_class(np.array([np.nan, 0.0, 0.05, 0.1, 0.95, 1.0]))]
@@ -82,7 +85,7 @@ def success_rate_class(success_rates: np.ndarray) -> np.ndarray:
     )
 
 
-def budget_range(budgets: np.ndarray) -> np.ndarray:
+def budget_range(budgets: Array) -> Array:
     """The range of budgets as (K,) int64: range r holds 2^r to 2^(r+1) - 1 rollouts, so 1, 2-3, 4-7, 8-15 and so on.
 
     Raises:

@@ -196,7 +196,8 @@ class ExplorationConfig:
                 if not isinstance(section, Mapping):
                     raise ConfigError(f"exploration.{name}={section!r} is not accepted: expected a section of keys.")
                 values[name] = _section_from_mapping(f"exploration.{name}", section_class, section)
-        return _section_from_mapping("exploration", cls, values)
+        config: ExplorationConfig = _section_from_mapping("exploration", cls, values)
+        return config
 
     def budget_schedule(self, train_batch_size: int, rollouts_per_prompt: int) -> BudgetSchedule:
         """Return the rollouts per step; without ``total_budget``, what homogeneous allocation would spend."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = ["DISPATCHES", "packed_order", "random_order", "worker_of_row", "workers_per_prompt"]
 
 DISPATCHES = ("random", "packed")
@@ -20,7 +22,7 @@ _MAX_EXCHANGES_PER_WORKER = 8
 _NEGLIGIBLE_SHARE = 1e-4  # of the fullest worker's tokens: an exchange that gains less is not worth looking for
 
 
-def random_order(budgets: np.ndarray, *, seed: int, step: int) -> np.ndarray:
+def random_order(budgets: Array, *, seed: int, step: int) -> Array:
     """Spread every prompt's rollouts over all workers at random (paper, section 4.2).
 
     Args:
@@ -46,7 +48,7 @@ def random_order(budgets: np.ndarray, *, seed: int, step: int) -> np.ndarray:
     return rows[np.argsort(keys, kind="stable")]
 
 
-def packed_order(budgets: np.ndarray, num_workers: int, *, expected_tokens: np.ndarray | None = None) -> np.ndarray:
+def packed_order(budgets: Array, num_workers: int, *, expected_tokens: Array | None = None) -> Array:
     """Keep prompts whole, so that a prefix cache serves all rollouts of a prompt, and balance the expected tokens.
 
     Every worker gets exactly N_total / W rows, at most W - 1 prompts lie on more than one worker, and a prompt's rows
@@ -83,21 +85,22 @@ def packed_order(budgets: np.ndarray, num_workers: int, *, expected_tokens: np.n
     return order
 
 
-def worker_of_row(num_rows: int, num_workers: int) -> np.ndarray:
+def worker_of_row(num_rows: int, num_workers: int) -> Array:
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
     return np.arange(num_rows) // -(-num_rows // num_workers)
 
 
-def workers_per_prompt(order: np.ndarray, num_workers: int) -> np.ndarray:
+def workers_per_prompt(order: Array, num_workers: int) -> Array:
     """On how many workers each prompt that has rows lies."""
     placements = np.unique(order * num_workers + worker_of_row(len(order), num_workers))
-    return np.unique(placements // num_workers, return_counts=True)[1]
+    num_workers_of_prompt: Array = np.unique(placements // num_workers, return_counts=True)[1]
+    return num_workers_of_prompt
 
 
 def _divide_big_prompts(
-    budgets: np.ndarray, tokens_per_row: np.ndarray, num_workers: int, limit: float, piece: float
-) -> tuple[np.ndarray, np.ndarray]:
+    budgets: Array, tokens_per_row: Array, num_workers: int, limit: float, piece: float
+) -> tuple[Array, Array]:
     """(prompt, rows) of the pieces to place.
 
     A prompt whose rows or tokens exceed `limit` times a worker's even share is divided into pieces of about `piece`
@@ -112,9 +115,7 @@ def _divide_big_prompts(
     return prompts, rows
 
 
-def _pack(
-    prompts: np.ndarray, rows: np.ndarray, tokens_per_row: np.ndarray, num_workers: int, rows_per_worker: int
-) -> np.ndarray:
+def _pack(prompts: Array, rows: Array, tokens_per_row: Array, num_workers: int, rows_per_worker: int) -> Array:
     """(N_total,) prompt of every row, from pieces of `rows` rows with `tokens_per_row` tokens in each row."""
     sequence = _longest_first(rows, tokens_per_row, num_workers, rows_per_worker)
     sequence = _exchange_equal_pieces(sequence, rows, tokens_per_row, num_workers, rows_per_worker)
@@ -122,13 +123,13 @@ def _pack(
     return np.concatenate([_gather_equal(chunk) for chunk in by_worker])
 
 
-def _gather_equal(prompts: np.ndarray) -> np.ndarray:
+def _gather_equal(prompts: Array) -> Array:
     """Put equal entries side by side, in the order in which they first appear."""
     _, first, inverse = np.unique(prompts, return_index=True, return_inverse=True)
     return prompts[np.argsort(first[inverse], kind="stable")]
 
 
-def _longest_first(rows: np.ndarray, tokens_per_row: np.ndarray, num_workers: int, rows_per_worker: int) -> np.ndarray:
+def _longest_first(rows: Array, tokens_per_row: Array, num_workers: int, rows_per_worker: int) -> Array:
     """Sequence of pieces whose cuts at multiples of `rows_per_worker` have about equal tokens."""
     load = np.zeros(num_workers)
     free_rows = np.full(num_workers, rows_per_worker)
@@ -146,7 +147,7 @@ def _longest_first(rows: np.ndarray, tokens_per_row: np.ndarray, num_workers: in
     return np.array([piece for worker in _chain(free_rows) for piece in groups[worker]], dtype=np.int64)
 
 
-def _chain(free_rows: np.ndarray) -> list[int]:
+def _chain(free_rows: Array) -> list[int]:
     """Order the workers so that an overfull one is followed by one with room: the cuts then move few rows."""
     remaining = sorted(range(len(free_rows)), key=lambda worker: -free_rows[worker])
     chain, surplus = [], 0
@@ -159,8 +160,8 @@ def _chain(free_rows: np.ndarray) -> list[int]:
 
 
 def _exchange_equal_pieces(
-    sequence: np.ndarray, rows: np.ndarray, tokens_per_row: np.ndarray, num_workers: int, rows_per_worker: int
-) -> np.ndarray:
+    sequence: Array, rows: Array, tokens_per_row: Array, num_workers: int, rows_per_worker: int
+) -> Array:
     """Exchange pieces of equal rows, which moves no cut, while that relieves the fullest worker."""
     sequence, rows, tokens_per_row = sequence.copy(), rows[sequence], tokens_per_row[sequence]
     load = np.repeat(tokens_per_row, rows).reshape(num_workers, rows_per_worker).sum(axis=1)
@@ -186,7 +187,7 @@ def _exchange_equal_pieces(
     return sequence
 
 
-def _as_budgets(budgets: np.ndarray) -> np.ndarray:
+def _as_budgets(budgets: Array) -> Array:
     array = np.asarray(budgets)
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"budgets must be a one-dimensional array of integers, got {array.dtype} of {array.shape}")
@@ -208,7 +209,7 @@ def _rows_per_worker(num_rows: int, num_workers: int) -> int:
     return num_rows // num_workers
 
 
-def _as_tokens_per_row(expected_tokens: np.ndarray | None, num_prompts: int) -> np.ndarray:
+def _as_tokens_per_row(expected_tokens: Array | None, num_prompts: int) -> Array:
     if expected_tokens is None:
         return np.ones(num_prompts)
     tokens = np.array(expected_tokens, dtype=np.float64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.gradient_rules import GradientRule
 from knapsack_rl.values import ValueFunction
 
@@ -24,9 +25,9 @@ class Estimates:
         beliefs: ``(alpha, beta)``, (M,) float each and above 0; None where rates are taken at face value.
     """
 
-    success_rates: np.ndarray | None = None
-    greedy_match_rates: np.ndarray | None = None
-    beliefs: tuple[np.ndarray, np.ndarray] | None = None
+    success_rates: Array | None = None
+    greedy_match_rates: Array | None = None
+    beliefs: tuple[Array, Array] | None = None
 
     @classmethod
     def check(
@@ -54,13 +55,13 @@ class Estimates:
         return len(self._any)
 
     @property
-    def _any(self) -> np.ndarray:
+    def _any(self) -> Array:
         if self.success_rates is not None:
             return self.success_rates
         assert self.beliefs is not None, "estimates hold success rates, beliefs, or both"
         return self.beliefs[0]
 
-    def parameters(self, function: ValueFunction) -> tuple[np.ndarray, ...]:
+    def parameters(self, function: ValueFunction) -> tuple[Array, ...]:
         """What ``function`` depends on besides n, (M,) each."""
         alpha, beta = self.beliefs if self.beliefs is not None else (None, None)
         known = {
@@ -71,7 +72,7 @@ class Estimates:
         }
         return tuple(column for name in function.parameters if (column := known[name]) is not None)
 
-    def effective_shares(self, rollouts: Any, rule: GradientRule) -> np.ndarray:
+    def effective_shares(self, rollouts: Any, rule: GradientRule) -> Array:
         """(M,) expected share of each prompt's rollouts with a gradient; NaN where too little is known.
 
         Beliefs are averaged over where they are known; else success rates are taken at face value.
@@ -92,10 +93,10 @@ class Estimates:
 class PromptClasses:
     """By which rule each prompt gets rollouts: four (M,) bool masks that partition the prompts."""
 
-    is_unseen: np.ndarray
-    is_unsolved: np.ndarray
-    is_mixed: np.ndarray
-    is_solved: np.ndarray
+    is_unseen: Array
+    is_unsolved: Array
+    is_mixed: Array
+    is_solved: Array
 
     @classmethod
     def of(cls, estimates: Estimates) -> PromptClasses:
@@ -111,7 +112,7 @@ class PromptClasses:
         return cls(is_unseen, rates == 0.0, is_mixed & ~is_unseen, rates == 1.0)
 
 
-def _as_rates(values: Any, name: str) -> np.ndarray:
+def _as_rates(values: Any, name: str) -> Array:
     rates = _as_vector(values, name)
     is_valid = np.isnan(rates) | ((rates >= 0.0) & (rates <= 1.0))
     if not is_valid.all():
@@ -120,7 +121,7 @@ def _as_rates(values: Any, name: str) -> np.ndarray:
     return rates
 
 
-def _as_vector(values: Any, name: str) -> np.ndarray:
+def _as_vector(values: Any, name: str) -> Array:
     if values is None:
         raise ValueError(f"{name} is needed, one number per prompt; got None")
     try:
@@ -134,7 +135,7 @@ def _as_vector(values: Any, name: str) -> np.ndarray:
     return vector
 
 
-def _check_beliefs(beliefs: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _check_beliefs(beliefs: Any, name: str) -> tuple[Array, Array]:
     if beliefs is None or len(beliefs) != 2:
         raise ValueError(
             f"value={name!r} needs beliefs=(alpha, beta), two arrays with one number per prompt; got {beliefs!r}"

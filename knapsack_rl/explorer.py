@@ -14,6 +14,7 @@ import numpy as np
 
 from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
 from knapsack_rl.allocation import Allocation, homogeneous_allocate, knapsack_allocate
+from knapsack_rl.arrays import Array
 from knapsack_rl.config import ExplorationConfig
 from knapsack_rl.dispatch import packed_order, random_order
 from knapsack_rl.estimates import Estimates
@@ -41,13 +42,13 @@ class Plan:
     prompt_ids: tuple[str, ...]
     epoch: int
     step: int
-    success_rates: np.ndarray
+    success_rates: Array
     allocation: Allocation
-    predicted_shares: np.ndarray
-    order: np.ndarray
+    predicted_shares: Array
+    order: Array
 
     @property
-    def budgets(self) -> np.ndarray:
+    def budgets(self) -> Array:
         """(M,) int64, rollouts of each prompt; they add up to the step's total budget."""
         return self.allocation.budgets
 
@@ -122,7 +123,7 @@ class Explorer:
             self.task_status.greedy_match_rates(prompt_ids, epoch=epoch),
             self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
         )
-        allocation = self._allocation(known, self.total_budget(len(prompt_ids), step))
+        allocation = self.allocation(known, self.total_budget(len(prompt_ids), step))
         return Plan(
             prompt_ids=prompt_ids,
             epoch=epoch,
@@ -131,6 +132,27 @@ class Explorer:
             allocation=allocation,
             predicted_shares=known.effective_shares(allocation.budgets, self.adv_estimator.gradient_rule),
             order=self._order(prompt_ids, allocation.budgets, step, num_workers),
+        )
+
+    def allocation(self, known: Estimates, total_budget: int) -> Allocation:
+        """Distribute a budget over prompts of which this is known; `plan` does so with what was observed.
+
+        Raises:
+            ValueError: as `knapsack_allocate`.
+        """
+        if self._value is None:
+            return homogeneous_allocate(len(known), total_budget)
+        return self._allocate(
+            known.success_rates,
+            total_budget,
+            self.config.n_low,
+            self.config.n_up,
+            value=self._value,
+            fallback=self.config.fallback,
+            fallback_confidence=self.config.fallback_confidence,
+            solver=self.config.solver,
+            greedy_match_rates=known.greedy_match_rates,
+            beliefs=known.beliefs,
         )
 
     def observe(self, plan: Plan, outcomes: Outcomes) -> None:
@@ -192,23 +214,7 @@ class Explorer:
     def _uses_beliefs(self) -> bool:
         return self._value is not None and "alpha" in self._value.parameters
 
-    def _allocation(self, known: Estimates, total_budget: int) -> Allocation:
-        if self._value is None:
-            return homogeneous_allocate(len(known), total_budget)
-        return self._allocate(
-            known.success_rates,
-            total_budget,
-            self.config.n_low,
-            self.config.n_up,
-            value=self._value,
-            fallback=self.config.fallback,
-            fallback_confidence=self.config.fallback_confidence,
-            solver=self.config.solver,
-            greedy_match_rates=known.greedy_match_rates,
-            beliefs=known.beliefs,
-        )
-
-    def _order(self, prompt_ids: tuple[str, ...], budgets: np.ndarray, step: int, num_workers: int) -> np.ndarray:
+    def _order(self, prompt_ids: tuple[str, ...], budgets: Array, step: int, num_workers: int) -> Array:
         if self.config.allocator == "homogeneous":
             return np.repeat(np.arange(len(budgets)), budgets)
         if self.config.dispatch == "random":

@@ -7,19 +7,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = ["AnalyticGains", "DifferencedGains", "Gains"]
 
 
 class Gains(Protocol):
     """A stream of gains that never increase."""
 
-    def current(self) -> np.ndarray:
+    def current(self) -> Array:
         """(G,) gain of the next rollout."""
 
     def advance(self) -> None:
         """Give every group one more rollout."""
 
-    def keep(self, is_kept: np.ndarray) -> None:
+    def keep(self, is_kept: Array) -> None:
         """Forget the groups that are False in the (G,) mask."""
 
 
@@ -35,9 +37,9 @@ class AnalyticGains:
 
     def __init__(
         self,
-        gain_terms: Callable[..., tuple[np.ndarray, ...]],
-        gain_ratios: Callable[..., tuple[np.ndarray, ...]],
-        parameters: tuple[np.ndarray, ...],
+        gain_terms: Callable[..., tuple[Array, ...]],
+        gain_ratios: Callable[..., tuple[Array, ...]],
+        parameters: tuple[Array, ...],
         n_low: int,
     ) -> None:
         self._gain_ratios = gain_ratios
@@ -45,9 +47,10 @@ class AnalyticGains:
         self._n = n_low
         self._terms = gain_terms(n_low, *parameters)
 
-    def current(self) -> np.ndarray:
+    def current(self) -> Array:
         """(G,) gain of the next rollout."""
-        return np.sum(self._terms, axis=0)
+        gain: Array = np.sum(self._terms, axis=0)
+        return gain
 
     def advance(self) -> None:
         """Give every group one more rollout."""
@@ -55,7 +58,7 @@ class AnalyticGains:
         self._terms = tuple(term * ratio for term, ratio in zip(self._terms, ratios, strict=True))
         self._n += 1
 
-    def keep(self, is_kept: np.ndarray) -> None:
+    def keep(self, is_kept: Array) -> None:
         """Forget the groups that are False in the (G,) mask."""
         self._parameters = tuple(parameter[is_kept] for parameter in self._parameters)
         self._terms = tuple(term[is_kept] for term in self._terms)
@@ -70,7 +73,7 @@ class DifferencedGains:
         n_low: rollouts that every group has.
     """
 
-    def __init__(self, value: Callable[..., Any], parameters: tuple[np.ndarray, ...], n_low: int) -> None:
+    def __init__(self, value: Callable[..., Any], parameters: tuple[Array, ...], n_low: int) -> None:
         self._value = value
         self._parameters = parameters
         self._n = n_low
@@ -83,7 +86,7 @@ class DifferencedGains:
         self._gains = np.minimum(self._gains, values - self._values)
         self._values = values
 
-    def current(self) -> np.ndarray:
+    def current(self) -> Array:
         """(G,) gain of the next rollout."""
         return self._gains
 
@@ -92,7 +95,7 @@ class DifferencedGains:
         self._n += 1
         self._difference()
 
-    def keep(self, is_kept: np.ndarray) -> None:
+    def keep(self, is_kept: Array) -> None:
         """Forget the groups that are False in the (G,) mask."""
         self._parameters = tuple(parameter[is_kept] for parameter in self._parameters)
         self._values, self._gains = self._values[is_kept], self._gains[is_kept]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.theory import beta_moment, expected_prob_nonzero_gradient, prob_nonzero_gradient
 
 __all__ = [
@@ -37,17 +38,18 @@ class GradientRule:
     """
 
     name: str
-    share: Callable[[Any, Any, Any], np.ndarray]
-    expected_share: Callable[[Any, Any, Any, Any], np.ndarray]
+    share: Callable[[Any, Any, Any], Array]
+    expected_share: Callable[[Any, Any, Any, Any], Array]
 
 
-def _single_success(n: Any, p: Any, a: Any) -> np.ndarray:
+def _single_success(n: Any, p: Any, a: Any) -> Array:
     return np.asarray(p) * (1.0 - np.asarray(p)) ** (np.asarray(n) - 1)
 
 
-def _constant(n: Any, *estimates: Any) -> np.ndarray:
+def _constant(n: Any, *estimates: Any) -> Array:
     # A prompt without an estimate counts as unknown here too, so that all rules speak of the same prompts.
-    return np.where(np.isnan(np.asarray(estimates[0], dtype=np.float64)), np.nan, 1.0) + 0.0 * np.asarray(n)
+    shares: Array = np.where(np.isnan(np.asarray(estimates[0], dtype=np.float64)), np.nan, 1.0) + 0.0 * np.asarray(n)
+    return shares
 
 
 MIXED_GROUP = GradientRule(

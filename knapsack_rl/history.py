@@ -18,13 +18,14 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.explorer import Plan
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.run_folder import sync_folder, write_atomically
@@ -78,10 +79,10 @@ class ExplorationHistory:
         step: int,
         epoch: int,
         prompt_ids: Sequence[str],
-        estimates: np.ndarray,
-        budgets: np.ndarray,
-        successes: np.ndarray,
-        response_tokens: np.ndarray,
+        estimates: Array,
+        budgets: Array,
+        successes: Array,
+        response_tokens: Array,
     ) -> None:
         """Add the M prompts of one generated batch; a step may be appended in several calls.
 
@@ -98,7 +99,7 @@ class ExplorationHistory:
             HistoryError: the history already holds this step or a later one; `truncate_after` forgets them.
         """
         num_prompts = len(prompt_ids)
-        columns = {
+        columns: dict[str, Any] = {
             "epoch": np.full(num_prompts, epoch),
             "step": np.full(num_prompts, step),
             "prompt_id": list(prompt_ids),

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = ["prompt_id"]
 
 
-def prompt_id(data_source: str, prompt: str | Sequence[Mapping[str, Any]] | np.ndarray, *, media: Any = None) -> str:
+def prompt_id(data_source: str, prompt: str | Sequence[Mapping[str, Any]] | Array, *, media: Any = None) -> str:
     """Identify a prompt by its content.
 
     The id depends on the data source, the messages and the media and on nothing else: not on the order of keys in a

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = ["Outcomes", "choose_rows"]
 
 
@@ -32,12 +34,12 @@ class Outcomes:
     ([1, 1], [12, 6])
     """
 
-    prompt_index: np.ndarray
-    scores: np.ndarray
-    successes: np.ndarray
-    effective: np.ndarray
-    response_tokens: np.ndarray
-    greedy_successes: np.ndarray | None = None
+    prompt_index: Array
+    scores: Array
+    successes: Array
+    effective: Array
+    response_tokens: Array
+    greedy_successes: Array | None = None
 
     def __post_init__(self) -> None:
         num_rollouts = len(self.prompt_index)
@@ -49,23 +51,23 @@ class Outcomes:
         if num_rollouts == 0 or np.min(self.prompt_index) < 0:
             raise ValueError(f"expected at least one rollout, of prompts numbered from 0; got {self.prompt_index}")
 
-    def rollouts_by_prompt(self, num_prompts: int) -> np.ndarray:
+    def rollouts_by_prompt(self, num_prompts: int) -> Array:
         """(M,) int64, number of rollouts of each prompt."""
         return np.bincount(self.prompt_index, minlength=num_prompts)
 
-    def successes_by_prompt(self, num_prompts: int) -> np.ndarray:
+    def successes_by_prompt(self, num_prompts: int) -> Array:
         """(M,) int64, number of successful rollouts of each prompt."""
         return self._sum_by_prompt(self.successes, num_prompts)
 
-    def response_tokens_by_prompt(self, num_prompts: int) -> np.ndarray:
+    def response_tokens_by_prompt(self, num_prompts: int) -> Array:
         """(M,) int64, response tokens of each prompt's rollouts together."""
         return self._sum_by_prompt(self.response_tokens, num_prompts)
 
-    def _sum_by_prompt(self, values: np.ndarray, num_prompts: int) -> np.ndarray:
+    def _sum_by_prompt(self, values: Array, num_prompts: int) -> Array:
         return np.bincount(self.prompt_index, weights=values, minlength=num_prompts).astype(np.int64)
 
 
-def choose_rows(effective: np.ndarray, group_of_row: np.ndarray, num_rows: int) -> np.ndarray:
+def choose_rows(effective: Array, group_of_row: Array, num_rows: int) -> Array:
     """Choose the rows to train on, effective ones first, by whole groups as far as ``num_rows`` allows.
 
     The last group chosen may be cut. It never keeps a single row, which would have nothing to be compared with: it

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.run_folder import write_atomically
 from knapsack_rl.status_records import record_dtype
 
@@ -31,11 +32,11 @@ def write_status(path: Path, state: Mapping[str, Any]) -> None:
     arrays = {name: np.asarray(value) for name, value in content.items()}
     arrays["checksum"] = np.asarray(_checksum(arrays))
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    np.savez(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 
-def read_status(path: Path) -> dict[str, np.ndarray]:
+def read_status(path: Path) -> dict[str, Array]:
     """The verified content of a saved status.
 
     Raises:
@@ -66,7 +67,7 @@ def read_status(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], np.ndarray]:
+def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array]:
     """The state's row per prompt id and its records, after checking that they fit together.
 
     Raises:
@@ -88,7 +89,7 @@ def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], np.ndarr
     return row_of, records
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+def _checksum(arrays: Mapping[str, Array]) -> str:
     digest = hashlib.blake2b(digest_size=32)
     for name in sorted(arrays):
         array = arrays[name]

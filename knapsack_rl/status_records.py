@@ -5,7 +5,11 @@ Functions change the records that they are given in place; index arrays say whic
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from knapsack_rl.arrays import Array
 
 __all__ = [
     "NO_EPOCH",
@@ -27,7 +31,7 @@ UNKNOWN_GREEDY = -1
 _PRIOR_MEAN_MARGIN = 1e-3
 
 
-def record_dtype(window: int) -> np.dtype:
+def record_dtype(window: int) -> np.dtype[Any]:
     """What is kept of one prompt. Byte order is fixed so that a saved status is the same on every machine."""
     return np.dtype(
         [
@@ -48,7 +52,7 @@ def record_dtype(window: int) -> np.dtype:
     )
 
 
-def empty_records(num_records: int, window: int) -> np.ndarray:
+def empty_records(num_records: int, window: int) -> Array:
     records = np.zeros(num_records, dtype=record_dtype(window))
     records["last_epoch"] = NO_EPOCH
     records["earlier_epoch"] = NO_EPOCH
@@ -57,7 +61,7 @@ def empty_records(num_records: int, window: int) -> np.ndarray:
     return records
 
 
-def counts_before(records: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def counts_before(records: Array, epoch: int) -> tuple[Array, Array]:
     """(successes, rollouts) of each record in the last epoch before `epoch` in which it was observed."""
     is_before = records["last_epoch"] < epoch
     successes = np.where(is_before, records["last_successes"], records["earlier_successes"])
@@ -65,16 +69,16 @@ def counts_before(records: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarr
     return successes, rollouts
 
 
-def mean_rate(successes: np.ndarray, rollouts: np.ndarray) -> float:
+def mean_rate(successes: Array, rollouts: Array) -> float:
     mean = float(np.mean(successes / rollouts))
     return min(max(mean, _PRIOR_MEAN_MARGIN), 1.0 - _PRIOR_MEAN_MARGIN)
 
 
-def sum_by(index: np.ndarray, values: np.ndarray, num_groups: int) -> np.ndarray:
+def sum_by(index: Array, values: Array, num_groups: int) -> Array:
     return np.bincount(index, weights=values, minlength=num_groups)
 
 
-def count_in_epoch(records: np.ndarray, prompt_index: np.ndarray, outcomes: np.ndarray, epoch: int) -> None:
+def count_in_epoch(records: Array, prompt_index: Array, outcomes: Array, epoch: int) -> None:
     is_new_epoch = (records["last_epoch"] != epoch) & (records["last_epoch"] != NO_EPOCH)
     for name in ("epoch", "successes", "rollouts"):
         records["earlier_" + name][is_new_epoch] = records["last_" + name][is_new_epoch]
@@ -87,21 +91,21 @@ def count_in_epoch(records: np.ndarray, prompt_index: np.ndarray, outcomes: np.n
     records["total_rollouts"] += rollouts
 
 
-def count_discounted(records: np.ndarray, prompt_index: np.ndarray, outcomes: np.ndarray, discount: float) -> None:
+def count_discounted(records: Array, prompt_index: Array, outcomes: Array, discount: float) -> None:
     successes = sum_by(prompt_index, outcomes, len(records))
     failures = sum_by(prompt_index, 1 - outcomes, len(records))
     records["discounted_successes"] = discount * records["discounted_successes"] + successes
     records["discounted_failures"] = discount * records["discounted_failures"] + failures
 
 
-def count_lengths(records: np.ndarray, prompt_index: np.ndarray, lengths: np.ndarray, discount: float) -> None:
+def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount: float) -> None:
     tokens = sum_by(prompt_index, lengths, len(records))
     rollouts = np.bincount(prompt_index, minlength=len(records))
     records["discounted_tokens"] = discount * records["discounted_tokens"] + tokens
     records["discounted_lengths"] = discount * records["discounted_lengths"] + rollouts
 
 
-def slide_window(records: np.ndarray, prompt_index: np.ndarray, outcomes: np.ndarray) -> None:
+def slide_window(records: Array, prompt_index: Array, outcomes: Array) -> None:
     """Append each prompt's outcomes, in their order, to its window and let the oldest fall out."""
     window = records["outcomes"].shape[1]
     rollouts = np.bincount(prompt_index, minlength=len(records))

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.observations import as_lengths, as_list, as_outcomes
 from knapsack_rl.options import integer_at_least, number, one_of
 from knapsack_rl.status_file import TaskStatusError, checked_contents, read_status, write_status
 from knapsack_rl.status_records import (
@@ -126,7 +128,7 @@ class TaskStatus:
         """Step of the latest observation, -1 before the first."""
         return self._step
 
-    def success_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> np.ndarray:
+    def success_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> Array:
         """Estimate the success rates of prompts that are about to be sampled in `epoch`.
 
         Args:
@@ -149,7 +151,7 @@ class TaskStatus:
         np.divide(successes, successes + failures, out=rates, where=is_seen)
         return rates
 
-    def beliefs(self, prompt_ids: Iterable[str], *, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def beliefs(self, prompt_ids: Iterable[str], *, epoch: int) -> tuple[Array, Array]:
         """Parameters of a Beta belief about each prompt's success rate.
 
         The prior Beta(k*mu, k*(1-mu)) plus the successes and failures that the chosen estimator counts. The mean of
@@ -168,7 +170,7 @@ class TaskStatus:
         beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
         return alpha, beta
 
-    def greedy_match_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> np.ndarray:
+    def greedy_match_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> Array:
         """Probability that a sampled rollout earns what the greedy rollout earned (ReMax; paper, appendix B).
 
         The success rate p where the prompt's latest greedy rollout succeeded, 1 - p where it failed.
@@ -183,7 +185,7 @@ class TaskStatus:
         greedy = self._records_of(prompt_ids)["greedy_success"]
         return np.select([greedy == 1, greedy == 0], [rates, 1.0 - rates], default=np.nan)
 
-    def mean_response_lengths(self, prompt_ids: Iterable[str]) -> np.ndarray:
+    def mean_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
         """Mean number of tokens of each prompt's responses, earlier visits weighted down by `discount` per visit.
 
         Returns:
@@ -198,12 +200,12 @@ class TaskStatus:
     def observe(
         self,
         prompt_ids: Iterable[str],
-        successes: np.ndarray | Sequence[bool],
+        successes: Array | Sequence[bool],
         *,
         epoch: int,
         step: int,
-        response_lengths: np.ndarray | Sequence[float] | None = None,
-        greedy_successes: np.ndarray | Sequence[bool] | None = None,
+        response_lengths: Array | Sequence[float] | None = None,
+        greedy_successes: Array | Sequence[bool] | None = None,
     ) -> None:
         """Record the outcomes of rollouts. Either all of them are recorded or, on an error, none.
 
@@ -221,14 +223,14 @@ class TaskStatus:
             ValueError: lengths differ, an outcome is neither 0 nor 1, a length is negative or not finite, or `epoch`
                 or `step` lies before the latest observation.
         """
-        prompt_ids = _as_list(prompt_ids)
+        prompt_ids = as_list(prompt_ids)
         foreign = {type(identity).__name__ for identity in prompt_ids if not isinstance(identity, str)}
         if foreign:
             raise TypeError(f"prompt ids must be strings as prompt_id makes them, got {', '.join(sorted(foreign))}")
         num_rollouts = len(prompt_ids)
-        outcomes = _as_outcomes(successes, num_rollouts, "successes")
-        lengths = None if response_lengths is None else _as_lengths(response_lengths, num_rollouts)
-        greedy = None if greedy_successes is None else _as_outcomes(greedy_successes, num_rollouts, "greedy_successes")
+        outcomes = as_outcomes(successes, num_rollouts, "successes")
+        lengths = None if response_lengths is None else as_lengths(response_lengths, num_rollouts)
+        greedy = None if greedy_successes is None else as_outcomes(greedy_successes, num_rollouts, "greedy_successes")
         self._check_not_before(epoch, self._epoch, "epoch")
         self._check_not_before(step, self._step, "step")
 
@@ -276,7 +278,7 @@ class TaskStatus:
         if str(state["estimator"]) != self.estimator:
             logger.info("task status saved with estimator %s continues with %s", state["estimator"], self.estimator)
         resized = empty_records(1 + len(records), self.window)
-        for name in records.dtype.names:
+        for name in records.dtype.names or ():
             if name != "outcomes":
                 resized[name][1:] = records[name]
         width = min(self.window, records["outcomes"].shape[1])
@@ -319,12 +321,12 @@ class TaskStatus:
             raise TaskStatusError(f"{path}: {error}") from error
         return status
 
-    def _records_of(self, prompt_ids: Iterable[str]) -> np.ndarray:
+    def _records_of(self, prompt_ids: Iterable[str]) -> Array:
         row_of = self._row_of
-        rows = [row_of.get(identity, _UNSEEN) for identity in _as_list(prompt_ids)]
+        rows = [row_of.get(identity, _UNSEEN) for identity in as_list(prompt_ids)]
         return self._records[np.array(rows, dtype=np.int64)]
 
-    def _add_rows(self, prompt_ids: list[str]) -> np.ndarray:
+    def _add_rows(self, prompt_ids: list[str]) -> Array:
         """Row of each id; ids never seen before get the next free rows."""
         row_of = self._row_of
         rows = np.array([row_of.setdefault(identity, len(row_of) + 1) for identity in prompt_ids], dtype=np.int64)
@@ -335,7 +337,7 @@ class TaskStatus:
             self._records = grown
         return rows
 
-    def _evidence(self, records: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _evidence(self, records: Array, epoch: int) -> tuple[Array, Array, Array]:
         """(successes, failures, is_seen) that the estimator counts for each record."""
         self._check_not_before(epoch, self._epoch, "epoch")
         if self.estimator == "previous_epoch":
@@ -370,33 +372,3 @@ class TaskStatus:
         if value < max(latest, 0):
             expected = "it is counted from 0" if value < 0 else f"{name} {latest} was already observed"
             raise ValueError(f"{name} {value} is not valid: {expected}. Was the status restored with its checkpoint?")
-
-
-def _as_list(prompt_ids: Iterable[str]) -> list[str]:
-    return prompt_ids.tolist() if isinstance(prompt_ids, np.ndarray) else list(prompt_ids)
-
-
-def _as_column(values: Any, length: int, name: str) -> np.ndarray:
-    column = np.asarray(values)
-    if column.shape != (length,):
-        raise ValueError(f"{name} must hold one value for each of the {length} rollouts, got shape {column.shape}")
-    return column
-
-
-def _as_outcomes(values: Any, length: int, name: str) -> np.ndarray:
-    """(length,) int8 of 0 and 1."""
-    column = _as_column(values, length, name)
-    is_outcome = (column == 0) | (column == 1)
-    if not np.all(is_outcome):
-        position = int(np.argmin(is_outcome))
-        raise ValueError(f"{name} must be True or False (1 or 0), got {column[position]!r} for rollout {position}")
-    return column.astype(np.int8)
-
-
-def _as_lengths(values: Any, length: int) -> np.ndarray:
-    column = _as_column(values, length, "response_lengths").astype(np.float64)
-    is_length = np.isfinite(column) & (column >= 0)
-    if not np.all(is_length):
-        position = int(np.argmin(is_length))
-        raise ValueError(f"response_lengths must be token counts, got {column[position]} for rollout {position}")
-    return column

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy.special import xlog1py, xlogy
 
+from knapsack_rl.arrays import Array
+
 __all__ = [
     "beta_moment",
     "expected_prob_nonzero_gradient",
@@ -25,7 +27,7 @@ __all__ = [
 ]
 
 
-def prob_nonzero_gradient(n: Any, p: Any) -> np.ndarray:
+def prob_nonzero_gradient(n: Any, p: Any) -> Array:
     """Probability that a group of n rollouts holds both a success and a failure: ``1 - p^n - (1-p)^n``.
 
     Paper, section 3.2. Evaluated without cancellation, also for p close to 0 or 1.
@@ -39,10 +41,11 @@ def prob_nonzero_gradient(n: Any, p: Any) -> np.ndarray:
     """
     n, p = np.asarray(n), np.asarray(p, dtype=np.float64)
     # p + (1-p) = 1 turns the formula into p (1 - p^(n-1)) + (1-p) (1 - (1-p)^(n-1)): two terms that are never negative.
-    return 0.0 - p * np.expm1(xlogy(n - 1, p)) - (1.0 - p) * np.expm1(xlog1py(n - 1, -p))
+    probability: Array = 0.0 - p * np.expm1(xlogy(n - 1, p)) - (1.0 - p) * np.expm1(xlog1py(n - 1, -p))
+    return probability
 
 
-def info_gain(p: Any) -> np.ndarray:
+def info_gain(p: Any) -> Array:
     """First-order increase of the success rate through one policy-gradient update: ``p (1-p)^2``.
 
     Paper, proposition 1. Largest at p = 1/3.
@@ -51,20 +54,22 @@ def info_gain(p: Any) -> np.ndarray:
     0.125
     """
     p = np.asarray(p, dtype=np.float64)
-    return p * (1.0 - p) ** 2
+    gain: Array = p * (1.0 - p) ** 2
+    return gain
 
 
-def grpo_value(n: Any, p: Any) -> np.ndarray:
+def grpo_value(n: Any, p: Any) -> Array:
     """Value of n rollouts for GRPO and RLOO (paper, section 4.1): `prob_nonzero_gradient` times `info_gain`."""
     return prob_nonzero_gradient(n, p) * info_gain(p)
 
 
-def reinforce_value(n: Any, p: Any) -> np.ndarray:
+def reinforce_value(n: Any, p: Any) -> Array:
     """Value of n rollouts for REINFORCE (paper, appendix B): ``(1 - (1-p)^n) p (1-p)^2``."""
-    return -np.expm1(xlog1py(n, -np.asarray(p, dtype=np.float64))) * info_gain(p)
+    value: Array = -np.expm1(xlog1py(n, -np.asarray(p, dtype=np.float64))) * info_gain(p)
+    return value
 
 
-def remax_value(n: Any, p: Any, a: Any) -> np.ndarray:
+def remax_value(n: Any, p: Any, a: Any) -> Array:
     """Value of n rollouts for ReMax (paper, appendix B): ``(1 - a^n) p (1-p)^2``.
 
     Args:
@@ -72,10 +77,11 @@ def remax_value(n: Any, p: Any, a: Any) -> np.ndarray:
         p: success rates in [0, 1].
         a: probability that a rollout earns what the greedy response earned, in [0, 1].
     """
-    return -np.expm1(xlogy(n, np.asarray(a, dtype=np.float64))) * info_gain(p)
+    value: Array = -np.expm1(xlogy(n, np.asarray(a, dtype=np.float64))) * info_gain(p)
+    return value
 
 
-def expected_value(n: Any, alpha: Any, beta: Any) -> np.ndarray:
+def expected_value(n: Any, alpha: Any, beta: Any) -> Array:
     """Expectation of `grpo_value` when p is uncertain with a Beta(alpha, beta) belief.
 
     A prompt seen 0 times of 8 or 8 times of 8 keeps a positive value, so it needs no rule of its own.
@@ -95,7 +101,7 @@ def expected_value(n: Any, alpha: Any, beta: Any) -> np.ndarray:
     return _sum_of_expected_gains(n, alpha, beta, successes=1, failures=2)
 
 
-def expected_prob_nonzero_gradient(n: Any, alpha: Any, beta: Any) -> np.ndarray:
+def expected_prob_nonzero_gradient(n: Any, alpha: Any, beta: Any) -> Array:
     """Expectation of `prob_nonzero_gradient` when p has a Beta(alpha, beta) belief. Arguments: see `expected_value`.
 
     >>> round(float(expected_prob_nonzero_gradient(2, 1.0, 1.0)), 6)
@@ -104,7 +110,7 @@ def expected_prob_nonzero_gradient(n: Any, alpha: Any, beta: Any) -> np.ndarray:
     return _sum_of_expected_gains(n, alpha, beta, successes=0, failures=0)
 
 
-def rollouts_for_confidence(p: Any, confidence: float = 0.9) -> np.ndarray:
+def rollouts_for_confidence(p: Any, confidence: float = 0.9) -> Array:
     """Rollouts that suffice for a non-zero gradient with probability `confidence` (Theorem 1, first part).
 
     ``ln(1 - confidence) / ln(max(p, 1-p))``, not rounded; infinite for p = 0 and p = 1.
@@ -114,10 +120,11 @@ def rollouts_for_confidence(p: Any, confidence: float = 0.9) -> np.ndarray:
     """
     p = np.asarray(p, dtype=np.float64)
     with np.errstate(divide="ignore", over="ignore"):
-        return np.log1p(-confidence) / np.log1p(-np.minimum(p, 1.0 - p))
+        rollouts: Array = np.log1p(-confidence) / np.log1p(-np.minimum(p, 1.0 - p))
+        return rollouts
 
 
-def expected_rollouts_until_nonzero_gradient(p: Any) -> np.ndarray:
+def expected_rollouts_until_nonzero_gradient(p: Any) -> Array:
     """Mean number of rollouts until both a success and a failure have been seen: ``1/p + 1/(1-p) - 1``.
 
     Theorem 1, second part; infinite for p = 0 and p = 1.
@@ -127,10 +134,11 @@ def expected_rollouts_until_nonzero_gradient(p: Any) -> np.ndarray:
     """
     p = np.asarray(p, dtype=np.float64)
     with np.errstate(divide="ignore", over="ignore"):
-        return 1.0 / p + 1.0 / (1.0 - p) - 1.0
+        rollouts: Array = 1.0 / p + 1.0 / (1.0 - p) - 1.0
+        return rollouts
 
 
-def _rising_ratio(upper: np.ndarray, lower: np.ndarray, steps: Any) -> np.ndarray:
+def _rising_ratio(upper: Array, lower: Array, steps: Any) -> Array:
     """Product of ``(upper + j) / (lower + j)`` over j < steps, broadcasting."""
     upper, lower, steps = np.broadcast_arrays(upper, lower, steps)
     product = np.ones(steps.shape)
@@ -139,7 +147,7 @@ def _rising_ratio(upper: np.ndarray, lower: np.ndarray, steps: Any) -> np.ndarra
     return product
 
 
-def beta_moment(alpha: np.ndarray, beta: np.ndarray, successes: Any, failures: Any) -> np.ndarray:
+def beta_moment(alpha: Array, beta: Array, successes: Any, failures: Any) -> Array:
     """E[p^successes (1-p)^failures] for p ~ Beta(alpha, beta).
 
     >>> round(float(beta_moment(np.array(1.0), np.array(1.0), 1, 1)), 6)  # the integral of p (1-p) over [0, 1] is 1/6
@@ -149,7 +157,7 @@ def beta_moment(alpha: np.ndarray, beta: np.ndarray, successes: Any, failures: A
     return _rising_ratio(alpha, total, successes) * _rising_ratio(beta, total + successes, failures)
 
 
-def _sum_of_expected_gains(n: Any, alpha: Any, beta: Any, successes: int, failures: int) -> np.ndarray:
+def _sum_of_expected_gains(n: Any, alpha: Any, beta: Any, successes: int, failures: int) -> Array:
     """E[(1 - p^n - (1-p)^n) p^successes (1-p)^failures], summed over what each rollout after the first adds."""
     n, alpha, beta = np.broadcast_arrays(n, np.asarray(alpha, np.float64), np.asarray(beta, np.float64))
     shape, by_rollouts = n.shape, np.argsort(-n, axis=None, kind="stable")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.gains import AnalyticGains, DifferencedGains, Gains
 from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY, MIXED_GROUP, SUCCESSES, GradientRule
 from knapsack_rl.theory import beta_moment, expected_value, grpo_value, info_gain, reinforce_value, remax_value
@@ -41,24 +42,24 @@ class ValueFunction(ABC):
     gradient_rule: GradientRule
     is_known_concave: bool
 
-    def __call__(self, n: Any, *parameters: Any) -> np.ndarray:
+    def __call__(self, n: Any, *parameters: Any) -> Array:
         """The value of n rollouts, broadcasting."""
         return self.value(n, *parameters)
 
     @abstractmethod
-    def value(self, n: Any, *parameters: Any) -> np.ndarray:
+    def value(self, n: Any, *parameters: Any) -> Array:
         """The value of n rollouts; n is one number, or where the value is analytic an array that broadcasts."""
 
     @abstractmethod
-    def values_at(self, rollouts: np.ndarray, parameters: tuple[np.ndarray, ...]) -> np.ndarray:
+    def values_at(self, rollouts: Array, parameters: tuple[Array, ...]) -> Array:
         """(K,) value of each prompt at its own number of rollouts."""
 
     @abstractmethod
-    def gains(self, parameters: tuple[np.ndarray, ...], n_low: int) -> Gains:
+    def gains(self, parameters: tuple[Array, ...], n_low: int) -> Gains:
         """Stream of gains that never increase, starting with rollout n_low + 1; needs a concave value."""
 
     @abstractmethod
-    def gain_table(self, parameters: tuple[np.ndarray, ...], n_low: int, n_up: int) -> np.ndarray:
+    def gain_table(self, parameters: tuple[Array, ...], n_low: int, n_up: int) -> Array:
         """(G, n_up - n_low) gains of rollouts n_low + 1 to n_up, never increasing along a row."""
 
 
@@ -78,23 +79,23 @@ class AnalyticValue(ValueFunction):
 
     name: str
     parameters: tuple[str, ...]
-    function: Callable[..., np.ndarray]
+    function: Callable[..., Array]
     gradient_rule: GradientRule
-    gain_terms: Callable[..., tuple[np.ndarray, ...]]
-    gain_ratios: Callable[..., tuple[np.ndarray, ...]]
+    gain_terms: Callable[..., tuple[Array, ...]]
+    gain_ratios: Callable[..., tuple[Array, ...]]
     minimum_rollouts: int = 1
     is_known_concave: bool = True
 
-    def value(self, n: Any, *parameters: Any) -> np.ndarray:
+    def value(self, n: Any, *parameters: Any) -> Array:
         return self.function(n, *parameters)
 
-    def values_at(self, rollouts: np.ndarray, parameters: tuple[np.ndarray, ...]) -> np.ndarray:
+    def values_at(self, rollouts: Array, parameters: tuple[Array, ...]) -> Array:
         return self.function(rollouts, *parameters)
 
-    def gains(self, parameters: tuple[np.ndarray, ...], n_low: int) -> Gains:
+    def gains(self, parameters: tuple[Array, ...], n_low: int) -> Gains:
         return AnalyticGains(self.gain_terms, self.gain_ratios, parameters, n_low)
 
-    def gain_table(self, parameters: tuple[np.ndarray, ...], n_low: int, n_up: int) -> np.ndarray:
+    def gain_table(self, parameters: tuple[Array, ...], n_low: int, n_up: int) -> Array:
         columns = tuple(parameter[:, None] for parameter in parameters)
         first_terms = self.gain_terms(n_low, *columns)
         ratios = self.gain_ratios(np.arange(n_low, n_up - 1), *columns)
@@ -118,7 +119,7 @@ class UserValue(ValueFunction):
     minimum_rollouts: int = 1
     is_known_concave: bool = False
 
-    def value(self, n: Any, *parameters: Any) -> np.ndarray:
+    def value(self, n: Any, *parameters: Any) -> Array:
         (p,) = parameters
         try:
             values = np.asarray(self.function(n, p), dtype=np.float64)
@@ -140,17 +141,17 @@ class UserValue(ValueFunction):
             )
         return values
 
-    def values_at(self, rollouts: np.ndarray, parameters: tuple[np.ndarray, ...]) -> np.ndarray:
+    def values_at(self, rollouts: Array, parameters: tuple[Array, ...]) -> Array:
         values = np.empty(len(rollouts))
         for n in np.unique(rollouts):
             has_n = rollouts == n
             values[has_n] = self.value(int(n), *(parameter[has_n] for parameter in parameters))
         return values
 
-    def gains(self, parameters: tuple[np.ndarray, ...], n_low: int) -> Gains:
+    def gains(self, parameters: tuple[Array, ...], n_low: int) -> Gains:
         return DifferencedGains(self.value, parameters, n_low)
 
-    def gain_table(self, parameters: tuple[np.ndarray, ...], n_low: int, n_up: int) -> np.ndarray:
+    def gain_table(self, parameters: tuple[Array, ...], n_low: int, n_up: int) -> Array:
         gains = self.gains(parameters, n_low)
         columns = [gains.current()]
         for _ in range(n_low + 1, n_up):
@@ -159,15 +160,15 @@ class UserValue(ValueFunction):
         return np.stack(columns, axis=1)
 
 
-def _grpo_gain_terms(n: Any, p: np.ndarray) -> tuple[np.ndarray, ...]:
+def _grpo_gain_terms(n: Any, p: Array) -> tuple[Array, ...]:
     return p ** (n + 1) * (1.0 - p) ** 3, p**2 * (1.0 - p) ** (n + 2)
 
 
-def _expected_gain_terms(n: Any, alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
+def _expected_gain_terms(n: Any, alpha: Array, beta: Array) -> tuple[Array, ...]:
     return beta_moment(alpha, beta, n + 1, 3), beta_moment(alpha, beta, 2, n + 2)
 
 
-def _expected_gain_ratios(n: Any, alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, ...]:
+def _expected_gain_ratios(n: Any, alpha: Array, beta: Array) -> tuple[Array, ...]:
     return (alpha + n + 1) / (alpha + beta + n + 4), (beta + n + 2) / (alpha + beta + n + 4)
 
 

@@ -170,6 +170,7 @@ def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel
     before = {path: path.read_bytes() for path in upstream.rglob("*.py")}
 
     run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    assert "site-packages/knapsack_rl/" in run("-c", "import knapsack_rl; print(knapsack_rl.__file__)")[-1]
     trainer, core_algos = run("-c", WHERE_IS_VERL)[-2:]
     assert "knapsack_rl_overlay/verl" in trainer and Path(core_algos).is_relative_to(upstream)
     assert "knapsack_rl_overlay/verl" in run("-c", WHERE_IS_VERL_IN_A_WORKER)[-1]
@@ -181,3 +182,40 @@ def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel
     assert Path(trainer).is_relative_to(upstream) and Path(core_algos).is_relative_to(upstream)
     assert {path: path.read_bytes() for path in upstream.rglob("*.py")} == before
     assert not list(upstream.parent.glob("knapsack_rl*"))
+
+
+def test_the_installed_overlay_leaves_any_other_verl_alone(wheel, tmp_path):
+    """With verl 0.9 installed, ``import verl`` is verl 0.9; without any, the method is there all the same."""
+    folder = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+    own = next(folder.glob("lib/python3*/site-packages"))
+    (own / "others.pth").write_text(f"{_numpy_alone(tmp_path)}\n")
+    python = folder / "bin" / "python"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str | Path) -> str:
+        result = subprocess.run(
+            [python, *command], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=180
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        return result.stdout.strip()
+
+    run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    allocate = "import knapsack_rl; print(knapsack_rl.knapsack_allocate([0.0, 0.9] + [1.0] * 6, 64).budgets.tolist())"
+    assert run("-c", allocate) == "[29, 23, 2, 2, 2, 2, 2, 2]"
+    version = own / "verl" / "version" / "version"
+    version.parent.mkdir(parents=True)
+    version.write_text("0.9.1\n")
+    (own / "verl" / "__init__.py").write_text("name = 'verl 0.9'\n")
+    assert run("-c", "import verl; print(verl.name)") == "verl 0.9"
+    assert run("-c", allocate) == "[29, 23, 2, 2, 2, 2, 2, 2]"
+
+
+def _numpy_alone(folder: Path) -> Path:
+    """A folder in which this environment's NumPy and SciPy can be imported, and no verl."""
+    alone = folder / "numpy_alone"
+    alone.mkdir()
+    for name in ("numpy", "numpy.libs", "scipy", "scipy.libs"):
+        if (SITE_PACKAGES / name).exists():
+            (alone / name).symlink_to(SITE_PACKAGES / name)
+    return alone

@@ -5,7 +5,7 @@
 #   bash examples/knapsack_trainer/run_tiny_cpu.sh exploration.allocator=homogeneous     # GRPO
 #
 # Any Hydra override may be appended. Environment: PYTHON, WARM_START (folder of the warm start), RUN_FOLDER (default:
-# runs/tiny/knapsack or runs/tiny/homogeneous).
+# runs/tiny/knapsack or runs/tiny/homogeneous). Losses are scaled by the micro-batch, as when the results in docs/ were measured.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -43,6 +43,7 @@ exec "$PYTHON" -m verl.trainer.main_ppo \
     actor_rollout_ref.actor.use_torch_compile=false \
     actor_rollout_ref.actor.ppo_mini_batch_size=128 \
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=512 \
+    actor_rollout_ref.actor.loss_scale_by=micro_batch \
     actor_rollout_ref.actor.optim.lr=4e-4 \
     actor_rollout_ref.actor.optim.betas=[0.9,0.99] \
     actor_rollout_ref.actor.optim.weight_decay=0.0 \

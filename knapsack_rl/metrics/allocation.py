@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.metrics.descriptions import MetricDescription
 from knapsack_rl.metrics.per_prompt import check_same_shape
 from knapsack_rl.theory import rollouts_for_confidence
@@ -12,8 +13,8 @@ __all__ = ["ALLOCATION_METRICS", "allocation_metrics"]
 
 
 def allocation_metrics(
-    budgets: np.ndarray,
-    success_rates: np.ndarray,
+    budgets: Array,
+    success_rates: Array,
     n_low: int,
     n_up: int,
     *,

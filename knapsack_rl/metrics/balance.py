@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.dispatch import worker_of_row, workers_per_prompt
 from knapsack_rl.metrics.descriptions import MetricDescription
 
@@ -11,11 +12,11 @@ __all__ = ["BALANCE_METRICS", "imbalance"]
 
 
 def imbalance(
-    order: np.ndarray,
+    order: Array,
     num_workers: int,
-    tokens_per_row: np.ndarray,
+    tokens_per_row: Array,
     *,
-    worker_seconds: np.ndarray | None = None,
+    worker_seconds: Array | None = None,
 ) -> dict[str, float]:
     """How uneven a step's work is over the workers, and over how many of them a prompt is spread.
 
@@ -55,7 +56,7 @@ def imbalance(
     return metrics
 
 
-def _max_over_mean(load: np.ndarray) -> float:
+def _max_over_mean(load: Array) -> float:
     return float(load.max() / load.mean()) if load.any() else 1.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from knapsack_rl.allocation import effective_ratio
+from knapsack_rl.arrays import Array
 from knapsack_rl.metrics.descriptions import MetricDescription
 from knapsack_rl.metrics.per_prompt import check_same_shape, rollouts_per_prompt, sum_per_prompt
 
@@ -12,7 +13,7 @@ __all__ = ["FORECAST_METRICS", "belief_metrics", "brier_score", "calibration_err
 
 
 def prediction_metrics(
-    prompt_index: np.ndarray, effective: np.ndarray, budgets: np.ndarray, predicted_shares: np.ndarray
+    prompt_index: Array, effective: Array, budgets: Array, predicted_shares: Array
 ) -> dict[str, float]:
     """The plan's forecast of the effective-gradient ratio against what came, on prompts that have a forecast.
 
@@ -44,7 +45,7 @@ def prediction_metrics(
     }
 
 
-def belief_metrics(prompt_index: np.ndarray, successes: np.ndarray, success_rates: np.ndarray) -> dict[str, float]:
+def belief_metrics(prompt_index: Array, successes: Array, success_rates: Array) -> dict[str, float]:
     """How well the estimates foretold this step's outcomes, on seen prompts only, every prompt counted once.
 
     Empty if no rollout belongs to a seen prompt.
@@ -64,7 +65,7 @@ def belief_metrics(prompt_index: np.ndarray, successes: np.ndarray, success_rate
     }
 
 
-def brier_score(predicted: np.ndarray, successes: np.ndarray, rollouts: np.ndarray) -> float:
+def brier_score(predicted: Array, successes: Array, rollouts: Array) -> float:
     """Mean squared difference of predicted success rates and single outcomes (Brier 1950); lower is better.
 
     The mean goes over the rollouts of a prompt first, then over prompts: were every rollout counted alike, the score
@@ -87,7 +88,7 @@ def brier_score(predicted: np.ndarray, successes: np.ndarray, rollouts: np.ndarr
     return float(np.mean(observed * (1.0 - predicted) ** 2 + (1.0 - observed) * predicted**2))
 
 
-def calibration_error(predicted: np.ndarray, successes: np.ndarray, rollouts: np.ndarray, bins: int = 10) -> float:
+def calibration_error(predicted: Array, successes: Array, rollouts: Array, bins: int = 10) -> float:
     """Expected calibration error (Naeini et al. 2015): of prompts predicted at p, is a share p really solved?
 
     Prompts are sorted into equally wide bins by predicted rate; the error is the mean over prompts of
@@ -114,9 +115,7 @@ def calibration_error(predicted: np.ndarray, successes: np.ndarray, rollouts: np
     return float(np.sum(np.abs(summed_differences)) / len(predicted))
 
 
-def _predicted_and_observed(
-    predicted: np.ndarray, successes: np.ndarray, rollouts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _predicted_and_observed(predicted: Array, successes: Array, rollouts: Array) -> tuple[Array, Array]:
     """(predicted, observed) success rates of the prompts that have both."""
     predicted = np.asarray(predicted, dtype=np.float64)
     successes, rollouts = np.asarray(successes), np.asarray(rollouts)

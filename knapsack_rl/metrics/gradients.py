@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.metrics.descriptions import MetricDescription
 from knapsack_rl.metrics.per_prompt import rollouts_per_prompt, sum_per_prompt
 
 __all__ = ["GRADIENT_METRICS", "effective_gradient_metrics"]
 
 
-def effective_gradient_metrics(prompt_index: np.ndarray, effective: np.ndarray, num_prompts: int) -> dict[str, float]:
+def effective_gradient_metrics(prompt_index: Array, effective: Array, num_prompts: int) -> dict[str, float]:
     """Share and number of rollouts and prompts with a non-zero policy gradient (paper, equation 4).
 
     >>> effective_gradient_metrics(np.array([0, 0, 1, 1]), np.array([True, True, False, False]), 2)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = ["check_same_shape", "rollouts_per_prompt", "sum_per_prompt"]
 
 
-def rollouts_per_prompt(prompt_index: np.ndarray, num_prompts: int) -> np.ndarray:
+def rollouts_per_prompt(prompt_index: Array, num_prompts: int) -> Array:
     prompt_index = np.asarray(prompt_index)
     if prompt_index.ndim != 1 or len(prompt_index) == 0:
         raise ValueError(f"prompt_index must hold the prompt of at least one rollout, got shape {prompt_index.shape}")
@@ -21,12 +23,12 @@ def rollouts_per_prompt(prompt_index: np.ndarray, num_prompts: int) -> np.ndarra
     return np.bincount(prompt_index, minlength=num_prompts)
 
 
-def sum_per_prompt(prompt_index: np.ndarray, values: np.ndarray, num_prompts: int, name: str) -> np.ndarray:
+def sum_per_prompt(prompt_index: Array, values: Array, num_prompts: int, name: str) -> Array:
     values = np.asarray(values, dtype=np.float64)
     check_same_shape("prompt_index", np.asarray(prompt_index), name, values)
     return np.bincount(prompt_index, weights=values, minlength=num_prompts)
 
 
-def check_same_shape(name: str, array: np.ndarray, other_name: str, other: np.ndarray) -> None:
+def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
     if array.shape != other.shape:
         raise ValueError(f"{name} and {other_name} must have the same shape, got {array.shape} and {other.shape}")

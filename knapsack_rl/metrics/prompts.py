@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.classes import DIFFICULTIES, difficulty_of
 from knapsack_rl.metrics.descriptions import MetricDescription
 from knapsack_rl.metrics.per_prompt import rollouts_per_prompt, sum_per_prompt
@@ -11,9 +12,7 @@ from knapsack_rl.metrics.per_prompt import rollouts_per_prompt, sum_per_prompt
 __all__ = ["PROMPT_METRICS", "outcome_metrics"]
 
 
-def outcome_metrics(
-    prompt_index: np.ndarray, successes: np.ndarray, scores: np.ndarray, num_prompts: int
-) -> dict[str, float]:
+def outcome_metrics(prompt_index: Array, successes: Array, scores: Array, num_prompts: int) -> dict[str, float]:
     """What the rollouts of this step say about the prompts, every prompt counted once.
 
     Prompts without rollouts are left out. Observed success rate p: successes / rollouts of the prompt in this step.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from knapsack_rl.arrays import Array
 from knapsack_rl.metrics.allocation import allocation_metrics
 from knapsack_rl.metrics.forecasts import belief_metrics, prediction_metrics
 from knapsack_rl.metrics.gradients import effective_gradient_metrics
@@ -14,13 +13,13 @@ __all__ = ["compute_exploration_metrics"]
 
 def compute_exploration_metrics(
     *,
-    prompt_index: np.ndarray,
-    successes: np.ndarray,
-    scores: np.ndarray,
-    effective: np.ndarray,
-    success_rates: np.ndarray,
-    budgets: np.ndarray,
-    predicted_shares: np.ndarray,
+    prompt_index: Array,
+    successes: Array,
+    scores: Array,
+    effective: Array,
+    success_rates: Array,
+    budgets: Array,
+    predicted_shares: Array,
     n_low: int,
     n_up: int,
     fallback_rollouts: int = 0,

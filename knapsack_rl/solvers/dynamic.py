@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.solvers.even_shares import even_split
 from knapsack_rl.solvers.problem import CONCAVITY_TOLERANCE, Problem
 
@@ -16,7 +18,7 @@ __all__ = ["solve_dp"]
 _DYNAMIC_PROGRAMME_BYTES = 4 << 30
 
 
-def solve_dp(problem: Problem, group_of: np.ndarray, amount: int) -> np.ndarray:
+def solve_dp(problem: Problem, group_of: Array, amount: int) -> Array:
     """(M,) rollouts beyond n_low that maximise any value, by a dynamic programme over prompts and rollouts.
 
     Multiple-choice knapsack: every prompt chooses one column of its row of values. Takes O(M amount (n_up - n_low))
@@ -41,12 +43,12 @@ def solve_dp(problem: Problem, group_of: np.ndarray, amount: int) -> np.ndarray:
 
 
 @cache
-def _dynamic_programme() -> Callable[..., np.ndarray]:
+def _dynamic_programme() -> Callable[..., Array]:
     """The compiled dynamic programme. numba is imported when first needed: concave values never need it."""
     from numba import njit
 
-    @njit
-    def solve(table, group_of, amount, zero):
+    @njit  # type: ignore[untyped-decorator]
+    def solve(table: Any, group_of: Any, amount: Any, zero: Any) -> Any:
         num_prompts, num_choices = len(group_of), table.shape[1]
         best = np.full(amount + 1, -np.inf)
         best[0] = 0.0
@@ -72,10 +74,11 @@ def _dynamic_programme() -> Callable[..., np.ndarray]:
             left -= extra[i]
         return extra
 
-    return solve
+    compiled: Callable[..., Array] = solve
+    return compiled
 
 
-def _even_out(table: np.ndarray, group_of: np.ndarray, extra: np.ndarray) -> np.ndarray:
+def _even_out(table: Array, group_of: Array, extra: Array) -> Array:
     """Share rollouts evenly among equal prompts where that costs no value; else the larger share comes first."""
     result = extra.copy()
     for group in np.flatnonzero(np.bincount(group_of) > 1):

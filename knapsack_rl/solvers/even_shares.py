@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
+
 __all__ = ["even_split", "raise_lowest"]
 
 
-def raise_lowest(levels: np.ndarray, caps: np.ndarray, amount: int) -> np.ndarray:
+def raise_lowest(levels: Array, caps: Array, amount: int) -> Array:
     """Add `amount` in total to integer `levels`, always to the lowest that is below its cap; ties in order.
 
     >>> raise_lowest(np.array([0, 0, 5]), np.array([9, 9, 9]), 7).tolist()
@@ -22,13 +24,13 @@ def raise_lowest(levels: np.ndarray, caps: np.ndarray, amount: int) -> np.ndarra
             low = middle
         else:
             high = middle - 1
-    raised = np.clip(low, levels, caps)
+    raised: Array = np.clip(low, levels, caps)
     left = amount - int((raised - levels).sum())
     can_rise = np.flatnonzero((raised <= low) & (raised < caps))
     raised[can_rise[:left]] += 1
     return raised
 
 
-def even_split(total: int, parts: int) -> np.ndarray:
+def even_split(total: int, parts: int) -> Array:
     """(parts,) integers that add up to `total` and differ by at most one, the larger first."""
     return total // parts + (np.arange(parts) < total % parts)

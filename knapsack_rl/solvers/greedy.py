@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.solvers.even_shares import raise_lowest
 from knapsack_rl.solvers.problem import Problem
 from knapsack_rl.solvers.streaming import count_in_stream, weighted_largest
@@ -16,7 +17,7 @@ _TABLE_ENTRIES = 1 << 18
 _PARTITION_ENTRIES = 1 << 17
 
 
-def solve_greedy(problem: Problem, group_of: np.ndarray, amount: int) -> np.ndarray:
+def solve_greedy(problem: Problem, group_of: Array, amount: int) -> Array:
     """(M,) rollouts beyond n_low that maximise a concave value.
 
     For concave values the `amount` largest entries of the table of gains are optimal (Fox 1966). All entries above
@@ -32,7 +33,7 @@ def solve_greedy(problem: Problem, group_of: np.ndarray, amount: int) -> np.ndar
     return raise_lowest(extra, reached[group_of], amount - int(extra.sum()))
 
 
-def _count_in_table(problem: Problem, amount: int) -> tuple[np.ndarray, np.ndarray]:
+def _count_in_table(problem: Problem, amount: int) -> tuple[Array, Array]:
     """(G,) numbers of gains above, and of gains not below, the amount-th largest gain."""
     table = problem.gain_table()
     if int(problem.prompts.sum()) * problem.levels <= _PARTITION_ENTRIES:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.gains import Gains
 from knapsack_rl.values import ValueFunction
 
@@ -27,8 +28,8 @@ class Problem:
     """
 
     function: ValueFunction
-    parameters: tuple[np.ndarray, ...]
-    prompts: np.ndarray
+    parameters: tuple[Array, ...]
+    prompts: Array
     n_low: int
     n_up: int
 
@@ -41,11 +42,11 @@ class Problem:
         """Stream of gains that never increase, starting with rollout n_low + 1."""
         return self.function.gains(self.parameters, self.n_low)
 
-    def gain_table(self) -> np.ndarray:
+    def gain_table(self) -> Array:
         """(G, n_up - n_low) gains of rollouts n_low + 1 to n_up, never increasing along a row."""
         return self.function.gain_table(self.parameters, self.n_low, self.n_up)
 
-    def value_table(self) -> np.ndarray:
+    def value_table(self) -> Array:
         """(G, n_up - n_low + 1) values of n_low to n_up rollouts."""
         rollouts = range(self.n_low, self.n_up + 1)
         return np.stack([np.asarray(self.function.value(n, *self.parameters)) for n in rollouts], axis=1)
@@ -56,7 +57,7 @@ class Problem:
         return Problem(self.function, parameters, self.prompts[chosen], self.n_low, self.n_up)
 
 
-def group_equal(parameters: tuple[np.ndarray, ...]) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+def group_equal(parameters: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array, Array]:
     """Groups of equal prompts: their parameters, the group of every prompt, and the number of prompts per group."""
     order = np.lexsort(parameters[::-1])
     ordered = tuple(parameter[order] for parameter in parameters)

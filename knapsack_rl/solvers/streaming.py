@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from knapsack_rl.arrays import Array
 from knapsack_rl.solvers.problem import Problem
 
 __all__ = ["count_in_stream", "weighted_largest"]
@@ -14,14 +15,14 @@ _SAMPLED_GROUPS = 1024
 _CANDIDATE_ENTRIES = 1 << 20
 
 
-def weighted_largest(gains: np.ndarray, weights: np.ndarray, rank: float) -> float:
+def weighted_largest(gains: Array, weights: Array, rank: float) -> float:
     """The gain at which the summed weights, from the largest gain down, reach `rank`."""
     order = np.argsort(-gains, kind="stable")
     position = int(np.searchsorted(np.cumsum(weights[order]), rank))
     return float(gains[order[min(position, len(order) - 1)]])
 
 
-def count_in_stream(problem: Problem, amount: int) -> tuple[np.ndarray, np.ndarray]:
+def count_in_stream(problem: Problem, amount: int) -> tuple[Array, Array]:
     """(G,) numbers of gains above, and of gains not below, the amount-th largest gain.
 
     A stratified sample of the groups gives an interval that holds the threshold and few other gains; the gains in it
@@ -45,7 +46,7 @@ def count_in_stream(problem: Problem, amount: int) -> tuple[np.ndarray, np.ndarr
     return above, above + np.bincount(groups[gains == threshold], minlength=num_groups)
 
 
-def _bracket_from_sample(problem: Problem, amount: int) -> tuple[float, float, np.ndarray, np.ndarray]:
+def _bracket_from_sample(problem: Problem, amount: int) -> tuple[float, float, Array, Array]:
     """An interval (lower, upper] holding the amount-th largest gain, and the (G,) numbers of gains above its ends."""
     sample = problem.subset(slice(None, None, -(-len(problem.prompts) // _SAMPLED_GROUPS)))
     table = sample.gain_table().ravel()
@@ -62,7 +63,7 @@ def _bracket_from_sample(problem: Problem, amount: int) -> tuple[float, float, n
         margin *= 4.0
 
 
-def _count_above(problem: Problem, threshold: float) -> np.ndarray:
+def _count_above(problem: Problem, threshold: float) -> Array:
     """(G,) number of gains above `threshold`."""
     counts = np.zeros(len(problem.prompts), dtype=np.int64)
     for active, is_above, _ in _levels_above(problem, threshold):
@@ -70,7 +71,7 @@ def _count_above(problem: Problem, threshold: float) -> np.ndarray:
     return counts
 
 
-def _collect_between(problem: Problem, lower: float, upper: float) -> tuple[np.ndarray, np.ndarray]:
+def _collect_between(problem: Problem, lower: float, upper: float) -> tuple[Array, Array]:
     """Groups and gains of all gains in (lower, upper]."""
     groups, collected = [], []
     for active, is_above, gains in _levels_above(problem, lower):
@@ -80,7 +81,7 @@ def _collect_between(problem: Problem, lower: float, upper: float) -> tuple[np.n
     return np.concatenate(groups), np.concatenate(collected)
 
 
-def _levels_above(problem: Problem, threshold: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _levels_above(problem: Problem, threshold: float) -> Iterator[tuple[Array, Array, Array]]:
     """Yield (groups, is_above, gains) level by level; groups whose gains have fallen to `threshold` drop out."""
     gains = problem.gains()
     active = np.arange(len(problem.prompts))

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from recipe.knapsack.dry_run.step_plan import compose, dry_run
-from verl.trainer.config.checks import find_config_errors
+from verl.trainer.config.checks import Facts, find_config_errors
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "knapsack_trainer"
@@ -269,10 +269,8 @@ def test_without_a_gpu_one_line_says_so_and_names_the_quickstart():
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_every_script_trains_with_is_refused_for_the_missing_gpu_first(script, arguments, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: False)
+def test_what_every_script_trains_with_is_refused_for_the_missing_gpu_first(script, arguments):
     module, *overrides = arguments(script)[1:]
     assert module == "verl.trainer.main_ppo"
-    (error,) = map(str, find_config_errors(*compose(overrides)))
+    (error,) = map(str, find_config_errors(*compose(overrides), Facts(has_gpu=False, cluster=None)))
     assert "needs a GPU" in error and "make quickstart" in error and "\n" not in error

@@ -12,8 +12,10 @@ import pytest
 from torch.utils.data import SequentialSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+import knapsack_rl
 import verl
-from verl.trainer.main_ppo import _runtime_env, create_rl_sampler
+from verl.trainer.main_ppo import _runtime_env, create_rl_sampler, keep_settings_of_resumed_run
+from verl.utils.run_lock import hold_run_folder
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,7 @@ from verl.trainer.main_ppo import _runtime_env, create_rl_sampler
             "error: exploration.total_budget=10 is infeasible for 16 prompts a step with exploration.n_low=2 and "
             "exploration.n_up=16: expected 32 to 256.\n",
         ),
+        ("data.train_files=a=b.parquet", "error: data.train_files=a=b.parquet cannot be parsed: quote the value"),
         ("trainer.device=cuda", "error: trainer.device='cuda' needs a GPU and this machine has none"),
     ],
 )
@@ -48,15 +51,72 @@ def test_bad_input_ends_in_one_line_before_ray_starts(tiny_overrides, repository
     assert not (tmp_path / "ray").exists() and not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def start(tiny_overrides, repository, tmp_path):
+    """Run the command line in the run's folder."""
+
+    def run(*overrides: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), *overrides],
+            capture_output=True,
+            text=True,
+            cwd=repository,
+            env={**os.environ, "RAY_TMPDIR": str(tmp_path / "ray"), "RAY_ADDRESS": ""},
+            timeout=120,
+        )
+
+    return run
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_finished_run_says_so_and_leaves_its_folder_as_it_is(start, tmp_path):
+    run = tmp_path / "run"
+    (run / "global_step_5" / "actor").mkdir(parents=True)
+    (run / "global_step_5" / "complete").touch()
+    for part in ("model", "optim", "extra_state"):
+        (run / "global_step_5" / "actor" / f"{part}_world_size_1_rank_0.pt").touch()
+    (run / "config.yaml").write_text("actor_rollout_ref: {actor: {optim: {lr: 0.5}}}\n")
+    before = contents_of(run)
+    process = start("trainer.total_training_steps=5", "actor_rollout_ref.actor.optim.lr=1")
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith(f"The run in {run} is finished: step 5 of 5.") and process.stdout.count("\n") == 1
+    assert contents_of(run) == before and not (tmp_path / "ray").exists()
+
+
+def test_a_second_run_in_a_folder_is_refused_before_anything_is_written(start, tmp_path):
+    with hold_run_folder(tmp_path / "run"):
+        before = contents_of(tmp_path / "run")
+        process = start()
+        assert contents_of(tmp_path / "run") == before
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert f"in use by another run (process {os.getpid()} on" in process.stderr and not (tmp_path / "ray").exists()
+
+
+def test_a_resumed_run_is_configured_with_what_it_keeps(tmp_path):
+    run = tmp_path / "run"
+    (run / "global_step_5" / "actor").mkdir(parents=True)
+    (run / "global_step_5" / "complete").touch()
+    (run / "global_step_5" / "actor" / "extra_state_world_size_1_rank_0.pt").touch()
+    (run / "config.yaml").write_text("actor_rollout_ref: {actor: {optim: {lr: 0.5}}}\n")
+    with hydra.initialize_config_module("verl.trainer.config", version_base=None):
+        config = hydra.compose("knapsack_trainer", overrides=[f"trainer.default_local_dir={run}"])
+    (notice,) = keep_settings_of_resumed_run(config)
+    assert "optim.lr=1e-06 has no effect" in notice and config.actor_rollout_ref.actor.optim.lr == 0.5
+    assert keep_settings_of_resumed_run(config) == []
+
+
 def test_workers_of_a_local_cluster_find_the_overlay_first(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["/elsewhere", str(verl.OVERLAY_FOLDER.parent)]))
     paths = _runtime_env(joins_cluster=False)["env_vars"]["PYTHONPATH"].split(os.pathsep)
     assert paths == [str(verl.OVERLAY_FOLDER.parent), "/elsewhere"]
 
 
-def test_the_overlay_travels_to_a_cluster_that_may_not_have_it():
+def test_both_packages_travel_to_a_cluster_that_may_not_have_them():
     modules = _runtime_env(joins_cluster=True)["py_modules"]
-    assert [Path(module) for module in modules] == [verl.OVERLAY_FOLDER]
+    assert [Path(module) for module in modules] == [verl.OVERLAY_FOLDER, Path(knapsack_rl.__file__).parent]
 
 
 def test_settings_of_the_user_win_over_ours(monkeypatch):

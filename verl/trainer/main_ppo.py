@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -18,17 +17,28 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch.utils.data import Dataset, RandomSampler, Sampler
 from torchdata.stateful_dataloader.sampler import RandomSampler as ResumableRandomSampler
 
+import knapsack_rl
 import verl
-from knapsack_rl.config import ConfigError
-from verl.trainer.config.checks import check_config, joins_existing_cluster
+from verl.trainer.config.checks import (
+    ConfigError,
+    check_config,
+    find_config_notices,
+    joins_existing_cluster,
+    look_around,
+)
+from verl.trainer.config.checks.reading import run_folder
+from verl.trainer.config.checks.resume import finished_run, kept_settings
 from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer, ResourcePoolManager, Role
 from verl.trainer.ppo.reward import load_reward_manager
+from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.main_ppo import create_rl_dataset
 from verl.upstream.trainer.main_ppo import create_rl_sampler as create_upstream_sampler
 from verl.utils.device import is_cuda_available
 from verl.utils.quiet import prints_to_log
+from verl.utils.run_config import save_run_config
+from verl.utils.run_lock import RunFolderInUse, hold_run_folder
 
 __all__ = ["TaskRunner", "create_rl_dataset", "create_rl_sampler", "main", "run_ppo"]
 
@@ -49,12 +59,33 @@ _CPU_OBJECT_STORE_BYTES = 512 * 1024**2
 def main(config: DictConfig) -> None:
     """Check the configuration and train."""
     defaults = hydra.compose(config_name=hydra.core.hydra_config.HydraConfig.get().job.config_name)
+    facts = look_around()
     try:
         with prints_to_log(logger):
-            check_config(config, defaults)
+            check_config(config, defaults, facts)
+            finished = finished_run(config, facts)
+            notices = find_config_notices(config)
     except ConfigError as error:
         sys.exit(_refusal(str(error)))
-    run_ppo(config)
+    if finished is not None:
+        print(finished)
+        return
+    notices += keep_settings_of_resumed_run(config)
+    for notice in notices:
+        print(f"warning: {notice}", file=sys.stderr)
+    try:
+        with hold_run_folder(run_folder(config)):
+            run_ppo(config)
+    except RunFolderInUse as error:
+        sys.exit(_refusal(str(error)))
+
+
+def keep_settings_of_resumed_run(config: DictConfig) -> list[str]:
+    """Put into ``config`` what a resumed run keeps from its checkpoint; return a line for each setting it concerns."""
+    kept = kept_settings(config)
+    for setting in kept:
+        OmegaConf.update(config, setting.key, setting.in_force, force_add=True)
+    return list(map(str, kept))
 
 
 def command_line() -> None:
@@ -99,8 +130,8 @@ def _runtime_env(joins_cluster: bool) -> dict[str, Any]:
     settings = runtime_env["env_vars"]
     settings.update({name: value for name, value in _QUIET_LIBRARIES.items() if name not in os.environ})
     if joins_cluster:
-        # Nodes that do not have the checkout get the overlay's files through Ray.
-        runtime_env["py_modules"] = [str(verl.OVERLAY_FOLDER)]
+        # Nodes that do not have the checkout get the files of both packages through Ray.
+        runtime_env["py_modules"] = [str(verl.OVERLAY_FOLDER), str(Path(knapsack_rl.__file__).parent)]
     else:
         paths = [str(verl.OVERLAY_FOLDER.parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         settings["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
@@ -135,7 +166,7 @@ class TaskRunner:
         for handler in logging.getLogger().handlers:
             handler.addFilter(_is_actionable)
         OmegaConf.resolve(config)
-        _save_config(config)
+        save_run_config(config, run_folder(config))
         with prints_to_log(logger):
             trainer = _build_trainer(config)
             trainer.init_workers()
@@ -146,15 +177,6 @@ class TaskRunner:
 def _is_actionable(record: logging.LogRecord) -> bool:
     # verl warns at second 0 of waiting for its own actor; a time-out would raise.
     return not record.getMessage().startswith("Waiting for register center actor")
-
-
-def _save_config(config: DictConfig) -> None:
-    folder = Path(config.trainer.default_local_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "config.yaml"
-    if file.exists() and config.trainer.get("val_only", False):
-        return  # it tells how the run there was trained
-    OmegaConf.save(config, file)
 
 
 def _build_trainer(config: DictConfig, trainer_class: type = RayPPOTrainer) -> Any:
@@ -247,6 +269,9 @@ def create_rl_sampler(data_config: DictConfig, dataset: Dataset) -> Sampler:
     if type(sampler) is RandomSampler:
         return ResumableRandomSampler(dataset, generator=sampler.generator)
     return sampler
+
+
+keep_upstream_names(globals())
 
 
 if __name__ == "__main__":

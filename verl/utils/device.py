@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 
+from verl.upstream import keep_upstream_names
 from verl.upstream.utils import device as upstream_device
 from verl.upstream.utils.device import (
     get_device_name,
@@ -106,3 +107,6 @@ def get_device_id() -> int | str:
 def get_nccl_backend() -> str:
     """Return torch.distributed's backend for the device in use: nccl, hccl, or gloo on a CPU."""
     return "gloo" if get_device_name() == "cpu" else upstream_device.get_nccl_backend()
+
+
+keep_upstream_names(globals())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NoReturn
@@ -20,8 +20,10 @@ _IMPORTERS = ("verl.workers.actor.dp_actor", "verl.workers.critic.dp_critic")
 
 
 def is_flash_attention_installed() -> bool:
-    """Whether the package flash-attn can be imported."""
-    return find_spec(PACKAGE) is not None
+    """Whether flash-attn 2 is there. (flash-attn-4 has the same import name, and none of the modules verl needs.)"""
+    package = find_spec(PACKAGE)
+    folders = package.submodule_search_locations if package is not None else None
+    return folders is not None and PathFinder.find_spec(_PADDING_MODULE, folders) is not None
 
 
 def available_attention_implementation() -> str:
@@ -41,6 +43,7 @@ def import_actor_and_critic() -> None:
     placeholders = {PACKAGE: _module(PACKAGE), _PADDING_MODULE: _module(_PADDING_MODULE)}
     for name in _PADDING_FUNCTIONS:
         setattr(placeholders[_PADDING_MODULE], name, _missing(name))
+    imported = {name: sys.modules[name] for name in placeholders if name in sys.modules}  # of flash-attn-4
     sys.modules.update(placeholders)
     try:
         for importer in _IMPORTERS:
@@ -48,6 +51,7 @@ def import_actor_and_critic() -> None:
     finally:
         for name in placeholders:
             del sys.modules[name]
+        sys.modules.update(imported)
 
 
 def _module(name: str) -> ModuleType:

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, open_dict
 
 from verl import DataProto
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.upstream import keep_upstream_names
 from verl.upstream.workers import fsdp_workers as upstream_workers
 from verl.upstream.workers.fsdp_workers import create_device_mesh, get_sharding_strategy
 from verl.utils.device import get_device_name, get_nccl_backend
@@ -216,3 +217,6 @@ class CriticWorker(_AnyDeviceWorker, upstream_workers.CriticWorker):
 
 class RewardModelWorker(_AnyDeviceWorker, upstream_workers.RewardModelWorker):
     """Upstream's reward model, on a GPU or a CPU."""
+
+
+keep_upstream_names(globals())

@@ -11,6 +11,7 @@ upstream's trainer repeats the prompts' tensors too; how long that takes is said
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import tempfile
 import time
@@ -22,13 +23,12 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from knapsack_rl import Allocation, knapsack_allocate
-from knapsack_rl.dispatch import packed_order, random_order
+from knapsack_rl import ExplorationConfig, Explorer, Outcomes, Plan, prompt_id
+from knapsack_rl.dispatch import packed_order
 from knapsack_rl.history import STEPS_PER_PART, ExplorationHistory, read_history
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.metrics_file import read_metrics
-from knapsack_rl.outcomes import Exploration, RolloutRecord, effective_rollouts
-from knapsack_rl.task_status import TaskStatus, prompt_id
+from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER
 from verl import DataProto
 from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.ray_trainer import take_rows
@@ -93,22 +93,23 @@ class Step:
         ]
         self.known_ids = [prompt_id("benchmark", messages) for messages in self.messages]
         self.true_rates = rng.choice([0.0, 0.05, 0.3, 0.6, 0.9, 1.0], size.known_prompts)
-        self.status = TaskStatus("previous_epoch")
+        self.explorer = Explorer(ExplorationConfig(n_low=size.n_low, n_up=size.n_up, total_budget=size.total_budget))
         self._observe_first_epoch(rng)
         self.history = ExplorationHistory(folder)
         self.number = 1
         self.prompt_ids = self.known_ids[: size.prompts]
-        self.success_rates = self.status.success_rates(self.prompt_ids, epoch=EPOCH)
-        self.allocation = self.allocate()
-        self.order = self.random_order()
-        self.successes = rng.random(len(self.order)) < self.true_rates[self.order]
-        self.response_tokens = rng.integers(1, size.response_tokens + 1, len(self.order))
+        self.plan = self.make_plan()
+        order = self.plan.order
+        self.successes = rng.random(len(order)) < self.true_rates[order]
+        self.response_tokens = rng.integers(1, size.response_tokens + 1, len(order))
         self.prompt_batch = self._make_prompt_batch()
 
     def _observe_first_epoch(self, rng: np.random.Generator) -> None:
         ids = np.repeat(self.known_ids, 8)
         successes = rng.random(len(ids)) < np.repeat(self.true_rates, 8)
-        self.status.observe(ids.tolist(), successes, epoch=0, step=0, response_lengths=np.full(len(ids), 100))
+        self.explorer.task_status.observe(
+            ids.tolist(), successes, epoch=0, step=0, response_lengths=np.full(len(ids), 100)
+        )
 
     def _make_prompt_batch(self) -> DataProto:
         shape = (self.size.prompts, self.size.prompt_tokens)
@@ -122,66 +123,40 @@ class Step:
     def identify(self) -> list[str]:
         return [prompt_id("benchmark", messages) for messages in self.messages[: self.size.prompts]]
 
-    def estimate(self) -> np.ndarray:
-        return self.status.success_rates(self.prompt_ids, epoch=EPOCH)
-
-    def allocate(self) -> Allocation:
-        return knapsack_allocate(self.success_rates, self.size.total_budget, self.size.n_low, self.size.n_up)
-
-    def random_order(self) -> np.ndarray:
-        return random_order(self.allocation.budgets, seed=0, step=self.number)
+    def make_plan(self) -> Plan:
+        return self.explorer.plan(self.prompt_ids, epoch=EPOCH, step=self.number)
 
     def packed_order(self) -> np.ndarray:
-        lengths = self.status.mean_response_lengths(self.prompt_ids)
-        return packed_order(self.allocation.budgets, WORKERS, expected_tokens=lengths)
+        lengths = self.explorer.task_status.mean_response_lengths(self.prompt_ids)
+        return packed_order(self.plan.budgets, WORKERS, expected_tokens=lengths)
 
     def expand(self) -> DataProto:
-        return take_rows(self.prompt_batch, self.order)
+        return take_rows(self.prompt_batch, self.plan.order)
 
     def repeat_as_upstream(self) -> DataProto:
         return self.prompt_batch.repeat(self.size.total_budget // self.size.prompts, interleave=True)
 
-    def record(self) -> RolloutRecord:
+    def outcomes(self) -> Outcomes:
         scores = self.successes.astype(np.float64)
-        return RolloutRecord(
-            EPOCH,
-            self.prompt_ids,
-            self.success_rates,
-            self.allocation,
-            prompt_index=self.order,
+        return Outcomes(
+            prompt_index=self.plan.order,
             scores=scores,
             successes=self.successes,
-            effective=effective_rollouts(scores, self.order, "grpo"),
+            effective=self.explorer.adv_estimator.effective_rollouts(scores, self.plan.order),
             response_tokens=self.response_tokens,
         )
 
     def compute_metrics(self) -> dict[str, float]:
-        exploration = Exploration([self.record()])
-        metrics = exploration.metrics(n_low=self.size.n_low, n_up=self.size.n_up, fallback_confidence=0.9)
-        return {**metrics, **imbalance(self.order, WORKERS, self.response_tokens)}
+        metrics = self.explorer.metrics([(self.plan, self.outcomes())])
+        return {**metrics, **imbalance(self.plan.order, WORKERS, self.response_tokens)}
 
     def observe(self) -> None:
         self.number += 1
-        self.status.observe(
-            [self.prompt_ids[index] for index in self.order],
-            self.successes,
-            epoch=EPOCH,
-            step=self.number,
-            response_lengths=self.response_tokens,
-        )
+        self.explorer.observe(dataclasses.replace(self.plan, step=self.number), self.outcomes())
 
     def append_history(self) -> None:
         self.number += 1
-        record = self.record()
-        self.history.append(
-            self.number,
-            EPOCH,
-            record.prompt_ids,
-            record.success_rates,
-            record.allocation.budgets,
-            record.successes_by_prompt,
-            record.response_tokens_by_prompt,
-        )
+        self.history.record(dataclasses.replace(self.plan, step=self.number), self.outcomes())
 
     def append_and_flush_history(self) -> None:
         for _ in range(STEPS_PER_PART):
@@ -210,9 +185,7 @@ def measure_parts(step: Step, repeats: int) -> dict[str, float]:
     """Milliseconds that each part of a step takes."""
     return {
         "prompt identities": milliseconds(step.identify, repeats),
-        "success rates": milliseconds(step.estimate, repeats),
-        "allocation": milliseconds(step.allocate, repeats),
-        "order (random)": milliseconds(step.random_order, repeats),
+        "plan (rates, budgets, order)": milliseconds(step.make_plan, repeats),
         "expansion": milliseconds(step.expand, repeats),
         "outcomes and metrics": milliseconds(step.compute_metrics, repeats),
         "task status": milliseconds(step.observe, repeats),
@@ -261,8 +234,8 @@ def measure_beside_run(run_folder: Path, repeats: int) -> str:
     steps = [record for record in read_metrics(run_folder) if "timing_s/step" in record]
     if not steps:
         raise ValueError(f"{run_folder} has no finished training step to compare with: train for some steps first")
-    known_prompts = len(set(read_history(run_folder / "history")["prompt_id"].to_pylist()))
-    size = Size.of_run(OmegaConf.load(run_folder / "config.yaml"), known_prompts)
+    known_prompts = len(set(read_history(run_folder / HISTORY_FOLDER)["prompt_id"].to_pylist()))
+    size = Size.of_run(OmegaConf.load(run_folder / CONFIG_FILE), known_prompts)
     own_timers = ("timing_s/allocate", "timing_s/observe")
     lines = [measure(size, repeats, 1000 * _median(step["timing_s/step"] for step in steps))]
     for timer in own_timers:

@@ -6,29 +6,24 @@ are not here are named instead of refused. To these come the limits of the model
 
 from __future__ import annotations
 
-import netrc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from knapsack_rl.config import ConfigError
 from recipe.knapsack.planner.model_size import ModelSize, hub_name
-from verl.trainer.config.checks import find_config_errors
-from verl.trainer.config.worker_checks import longest_sequence
+from verl.trainer.config.checks import ConfigError, Facts, find_config_errors, longest_sequence, look_around
+from verl.trainer.config.checks.run_folder import WANDB_REMEDY, is_logged_in_to_wandb
 
 MADE_BY = {
     "dapo_math_17k": "python3 examples/data_preprocess/dapo_math_17k.py",
     "math_evaluation": "python3 examples/data_preprocess/math_evaluation.py",
 }
-_ELSEWHERE = "hdfs://not-here"
 # What verl 0.5.0 reads though it has no default, and sections that it hands on as a whole; all below them is known too.
 _READ_WITHOUT_DEFAULT = (
     "*.override_config",
@@ -89,9 +84,8 @@ def find_missing(config: DictConfig) -> list[Missing]:
     model = str(config.actor_rollout_ref.model.path)
     if _is_local_folder(model) and not (Path(model).expanduser() / "config.json").is_file():
         missing.append(Missing("actor_rollout_ref.model.path", model, _how_to_get_model(model)))
-    if "wandb" in config.trainer.logger and not _is_logged_in_to_wandb():
-        remedy = "set WANDB_API_KEY, or WANDB_MODE=offline, or leave wandb out of trainer.logger"
-        missing.append(Missing("trainer.logger", "wandb without a login", remedy))
+    if "wandb" in config.trainer.logger and not is_logged_in_to_wandb(os.environ):
+        missing.append(Missing("trainer.logger", "wandb without a login", WANDB_REMEDY))
     return missing
 
 
@@ -117,16 +111,6 @@ def _is_local_folder(model: str) -> bool:
     return "://" not in model and (Path(model).expanduser().is_absolute() or model.startswith("."))
 
 
-def _is_logged_in_to_wandb() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
-        return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
-
-
 def find_errors(config: DictConfig, defaults: DictConfig, size: ModelSize | None) -> list[str]:
     """Return why the configuration cannot run, one line for each reason; empty if it can.
 
@@ -135,39 +119,11 @@ def find_errors(config: DictConfig, defaults: DictConfig, size: ModelSize | None
         defaults: the same without the user's overrides.
         size: of the model; None leaves out the limits that depend on it.
     """
-    with _as_on_a_cluster():
-        model_limits = (lambda config: check_model_limits(config, size),) if size else ()
-        return [str(error) for error in find_config_errors(_without_missing(config), defaults, model_limits)]
+    model_limits = (lambda config, facts: check_model_limits(config, facts, size),) if size else ()
+    return list(map(str, find_config_errors(config, defaults, look_around(trains_here=False), model_limits)))
 
 
-@contextmanager
-def _as_on_a_cluster() -> Iterator[None]:
-    """Within the context the trainer's checks take the GPUs to be elsewhere, on a Ray cluster that would be joined."""
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = before or "dry-run"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["RAY_ADDRESS"]
-
-
-def _without_missing(config: DictConfig) -> DictConfig:
-    """A copy in which what is missing counts as being on a remote file system, which the trainer's checks skip."""
-    config = config.copy()
-    absent = {missing.value for missing in find_missing(config)}
-    for key in ("train_files", "val_files"):
-        files = config.data[key]
-        if isinstance(files, ListConfig):
-            config.data[key] = [_ELSEWHERE if path in absent else path for path in files]
-        elif files in absent:
-            config.data[key] = _ELSEWHERE
-    if config.actor_rollout_ref.model.path in absent:
-        config.actor_rollout_ref.model.path = _ELSEWHERE
-    return config
-
-
-def check_model_limits(config: DictConfig, size: ModelSize) -> None:
+def check_model_limits(config: DictConfig, facts: Facts, size: ModelSize) -> None:
     """Refuse sequences that the model is not made for, and heads that the GPUs of an engine cannot share."""
     if longest_sequence(config) > size.max_positions:
         raise ConfigError(

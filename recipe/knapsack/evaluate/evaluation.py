@@ -32,6 +32,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from knapsack_rl.run_folder import CONFIG_FILE
 from recipe.knapsack.evaluate.benchmark_scores import BenchmarkScore, format_table, score_benchmarks
 from recipe.knapsack.evaluate.evaluation_config import (
     CONFIG_NAME,
@@ -125,7 +126,7 @@ def evaluate(
 
 
 def _starting_model(subject: Subject) -> str:
-    return str(OmegaConf.load(subject.run_folder / "config.yaml").actor_rollout_ref.model.path)
+    return str(OmegaConf.load(subject.run_folder / CONFIG_FILE).actor_rollout_ref.model.path)
 
 
 def powers_of_two(limit: int) -> list[int]:

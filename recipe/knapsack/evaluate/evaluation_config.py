@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from knapsack_rl.run_folder import CHECKPOINT_PREFIX, CONFIG_FILE
 from verl.utils.checkpoint_state import whole_checkpoints
 
 CONFIG_NAME = "evaluation"
@@ -43,7 +44,7 @@ def find_subject(path: Path) -> Subject:
         EvaluationError: there is no whole checkpoint, or no config.yaml beside it.
     """
     checkpoint = path.absolute()
-    if not checkpoint.name.startswith("global_step_"):
+    if not checkpoint.name.startswith(CHECKPOINT_PREFIX):
         checkpoints = whole_checkpoints(checkpoint)
         if not checkpoints:
             raise EvaluationError(
@@ -53,8 +54,8 @@ def find_subject(path: Path) -> Subject:
     if not (checkpoint / "actor").is_dir():
         raise EvaluationError(f"{path} is no checkpoint: it has no folder actor.")
     run_folder = checkpoint.parent
-    if not (run_folder / "config.yaml").is_file():
-        raise EvaluationError(f"{run_folder} has no config.yaml, from which a run's settings are taken.")
+    if not (run_folder / CONFIG_FILE).is_file():
+        raise EvaluationError(f"{run_folder} has no {CONFIG_FILE}, from which a run's settings are taken.")
     return Subject(f"{run_folder.name}-{checkpoint.name}", run_folder, checkpoint)
 
 

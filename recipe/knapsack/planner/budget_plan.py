@@ -9,11 +9,13 @@ import numpy as np
 
 from knapsack_rl import (
     Allocation,
+    ExplorationConfig,
+    Explorer,
     expected_effective_ratio,
     homogeneous_allocate,
-    knapsack_allocate,
 )
 from knapsack_rl.classes import budget_range, budget_range_label
+from knapsack_rl.estimates import Estimates
 from recipe.knapsack.planner.population import PlanError, Population
 
 LARGEST_UNIFORM_ROLLOUTS = 1024
@@ -78,10 +80,13 @@ def make_plan(
         raise PlanError(f"batch size {batch_size} is not possible with {len(population)} prompts; lower --batch-size")
     order = np.random.default_rng(seed).permutation(len(population))
     batches = [population.take(part) for part in _full_batches(order, batch_size)]
-    options = {"n_low": n_low, "n_up": n_up, "value": value}
+    explorers = [
+        Explorer(ExplorationConfig(n_low=n_low, n_up=n_up, value=value, fallback=fallback_on))
+        for fallback_on in (True, False)
+    ]
     with_fallback, without_fallback = (
-        [knapsack_allocate(total_budget=total_budget, fallback=on, **options, **batch.estimates()) for batch in batches]
-        for on in (True, False)
+        [explorer.allocation(Estimates(**batch.estimates()), total_budget) for batch in batches]
+        for explorer in explorers
     )
     allocations = with_fallback if fallback else without_fallback
     uniform_budgets = homogeneous_allocate(batch_size, total_budget).budgets

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from recipe.knapsack.planner.model_size import ModelSize
-from verl.trainer.config.worker_checks import longest_sequence
+from verl.trainer.config.checks import longest_sequence
 
 BYTES_OF_DTYPE = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 GB = 1e9

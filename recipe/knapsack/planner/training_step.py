@@ -10,8 +10,7 @@ from omegaconf import DictConfig, ListConfig
 
 from recipe.knapsack.planner.model_size import ModelSize
 from recipe.knapsack.planner.step_memory import GB, MemoryPlan, micro_batch_tokens, plan_memory
-from verl.trainer.config.checks import exploration_config
-from verl.trainer.config.worker_checks import longest_sequence
+from verl.trainer.config.checks import exploration_config, longest_sequence
 
 DEFAULT_GPU_MEMORY_GB = 80.0
 

@@ -20,7 +20,7 @@ import yaml
 
 from knapsack_rl.history import SCHEMA, HistoryError, read_history
 from knapsack_rl.metrics_file import read_metrics
-from knapsack_rl.run_folder import METRICS_FILE
+from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER, METRICS_FILE
 from recipe.knapsack.report.prompt_dynamics import never_solved
 
 __all__ = [
@@ -35,8 +35,6 @@ __all__ = [
     "summarize",
 ]
 
-HISTORY_FOLDER = "history"
-CONFIG_FILE = "config.yaml"
 
 EFFECTIVE_RATIO = "training/effective_gradient_ratio"
 ALL_POSITIVE = "prompt/all_positive_ratio"

@@ -21,6 +21,7 @@ import pandas as pd
 
 from knapsack_rl.history import read_history
 from knapsack_rl.metrics import calibration_error
+from knapsack_rl.run_folder import HISTORY_FOLDER
 from knapsack_rl.task_status import TaskStatus
 
 BASELINE = "mean of last epoch"
@@ -123,7 +124,7 @@ def by_epoch(visits: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def report(run_folder: Path, estimators: Mapping[str, TaskStatus], last_epochs: int) -> str:
     """Replay one run and lay the comparison out as text."""
-    visits = replay(read_history(run_folder / "history").to_pandas(), estimators)
+    visits = replay(read_history(run_folder / HISTORY_FOLDER).to_pandas(), estimators)
     names = list(estimators)
     summary = summarize(visits, names)
     lines = [f"{run_folder}: {len(visits)} visits predicted"]

@@ -7,9 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from knapsack_rl import grpo_value, homogeneous_allocate, knapsack_allocate
-from knapsack_rl.task_status import TaskStatus
-from recipe.knapsack.studies.simulated_prompts import Population, StandingFilter
+from knapsack_rl import (
+    ExplorationConfig,
+    Explorer,
+    Outcomes,
+    Plan,
+    grpo_value,
+    homogeneous_allocate,
+    knapsack_allocate,
+)
+from recipe.knapsack.studies.simulated_prompts import ROLLOUTS_PER_PROMPT, Population, StandingFilter
 
 N_LOW, N_UP = 2, 128
 
@@ -79,40 +86,51 @@ class ExactPosterior:
         self._filter.observe(batch.prompts, successes, budgets, rates)
 
 
-class Estimating:
-    """The knapsack with what the task status knows from sampled rollouts."""
+class Exploring:
+    """The project's own explorer, which knows what sampled rollouts told it."""
 
-    def __init__(self, name: str, value: str = "grpo", fallback: bool = True, **status_options: Any) -> None:
+    def __init__(
+        self, name: str, value: str = "grpo", fallback: bool = True, estimator: str = "previous_epoch"
+    ) -> None:
         self.name = name
-        self._value = value
-        self._fallback = fallback
-        self._status = TaskStatus(**status_options)
+        config = {
+            "n_low": N_LOW,
+            "n_up": N_UP,
+            "value": value,
+            "fallback": fallback,
+            "success_rate": {"estimator": estimator},
+        }
+        self._explorer = Explorer(ExplorationConfig.from_mapping(config), rollouts_per_prompt=ROLLOUTS_PER_PROMPT)
+        self._plan: Plan | None = None
 
     def allocate(self, batch: Batch) -> np.ndarray:
-        if self._value == "expected":
-            beliefs = self._status.beliefs(batch.names, epoch=batch.epoch)
-            allocation = knapsack_allocate(
-                None, batch.total_budget, N_LOW, N_UP, value="expected", fallback=self._fallback, beliefs=beliefs
-            )
-        else:
-            rates = self._status.success_rates(batch.names, epoch=batch.epoch)
-            allocation = knapsack_allocate(rates, batch.total_budget, N_LOW, N_UP, fallback=self._fallback)
-        return allocation.budgets
+        self._plan = self._explorer.plan(batch.names.tolist(), epoch=batch.epoch, step=batch.step)
+        return self._plan.budgets
 
     def observe(self, batch: Batch, budgets: np.ndarray, generator: np.random.Generator) -> None:
-        """Sample the rollouts and remember their outcomes."""
-        outcomes = generator.random(int(budgets.sum())) < np.repeat(batch.true_rates, budgets)
-        self._status.observe(np.repeat(batch.names, budgets), outcomes, epoch=batch.epoch, step=batch.step)
+        """Sample the rollouts and let the explorer learn from their outcomes."""
+        assert self._plan is not None, "rollouts are observed after they were planned"
+        prompt_index = np.repeat(np.arange(len(budgets)), budgets)
+        successes = generator.random(len(prompt_index)) < batch.true_rates[prompt_index]
+        rewards = successes.astype(np.float64)
+        outcomes = Outcomes(
+            prompt_index=prompt_index,
+            scores=rewards,
+            successes=successes,
+            effective=self._explorer.adv_estimator.effective_rollouts(rewards, prompt_index),
+            response_tokens=np.ones(len(prompt_index), dtype=np.int64),
+        )
+        self._explorer.observe(self._plan, outcomes)
 
 
 def all_allocators(population: Population, num_prompts: int, *, fallback: bool) -> list[Any]:
     """The allocators that are compared, the bound last."""
     return [
         Homogeneous(),
-        Estimating("previous_epoch", fallback=fallback, estimator="previous_epoch"),
-        Estimating("window", fallback=fallback, estimator="window"),
-        Estimating("beta", fallback=fallback, estimator="beta"),
-        Estimating("beta, expected value", value="expected", fallback=fallback, estimator="beta"),
+        Exploring("previous_epoch", fallback=fallback, estimator="previous_epoch"),
+        Exploring("window", fallback=fallback, estimator="window"),
+        Exploring("beta", fallback=fallback, estimator="beta"),
+        Exploring("beta, expected value", value="expected", fallback=fallback, estimator="beta"),
         ExactPosterior(population, num_prompts),
         Clairvoyant(),
     ]

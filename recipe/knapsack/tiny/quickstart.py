@@ -17,6 +17,8 @@ import matplotlib
 import numpy as np
 from tqdm import tqdm
 
+from knapsack_rl.run_folder import HISTORY_FOLDER
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
@@ -115,7 +117,7 @@ def draw(run_folders: dict[Method, Path], picture: Path) -> None:
             markersize=3,
             **style,
         )
-        per_prompt = read_history(folder / "history").to_pandas()["budget"]
+        per_prompt = read_history(folder / HISTORY_FOLDER).to_pandas()["budget"]
         budgets.hist(per_prompt, bins=np.geomspace(1, 130, 30), histtype="step", linewidth=1.8, log=True, **style)
     ratio.set(xlabel="training step", ylabel="effective-gradient ratio", ylim=(0, 1), title="Rollouts with a gradient")
     accuracy.set(

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 
 from recipe.knapsack.dry_run.step_plan import compose
-from verl.trainer.config.checks import check_files
+from verl.trainer.config.checks import Facts
+from verl.trainer.config.checks.files import check_data_files
+from verl.trainer.config.checks.rewards import check_reward_function
 from verl.utils.reward_score import default_compute_score, math_reward
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -313,4 +315,5 @@ def test_the_readmes_own_data_are_what_the_start_up_checks_accept(tmp_path):
         "actor_rollout_ref.model.path": "some/model",
     }
     config, _ = compose([f"{key}={value}" for key, value in settings.items()])
-    check_files(config)
+    check_data_files(config, Facts())
+    check_reward_function(config, Facts())

@@ -6,6 +6,7 @@ import torch
 
 from verl import DataProto
 from verl.trainer.ppo.validation_metrics import process_validation_metrics
+from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.ppo.metric_utils import (
     bootstrap_metric,
     calc_maj_val,
@@ -45,3 +46,6 @@ def compute_rollout_policy_metrics(batch: DataProto) -> dict[str, float]:
         "training/rollout_probs_diff_mean": difference.mean().item(),
         "training/rollout_probs_diff_std": difference.std().item(),
     }
+
+
+keep_upstream_names(globals())

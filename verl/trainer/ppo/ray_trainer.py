@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import ray
@@ -32,47 +34,30 @@ from verl.trainer.ppo.advantages import (
 )
 from verl.trainer.ppo.core_algos import AdvantageEstimator, agg_loss
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
-from verl.trainer.ppo.metric_utils import compute_rollout_policy_metrics
+from verl.trainer.ppo.metric_utils import compute_rollout_policy_metrics, process_validation_metrics
 from verl.trainer.ppo.outcomes import read_outcomes
 from verl.trainer.ppo.prompts import identify, split_generation_inputs, take_rows
 from verl.trainer.ppo.resource_pools import check_cpu_slots, cpu_pool
-from verl.trainer.ppo.reward import compute_reward, compute_reward_async
+from verl.trainer.ppo.reward import add_rewards, compute_reward, compute_reward_async
 from verl.trainer.ppo.samplers import OneBatch, Sampler, UntilEffective
 from verl.trainer.ppo.step import TrainingStep
 from verl.trainer.ppo.step_metrics import batch_metrics
 from verl.trainer.ppo.training_run import TrainingRun
-from verl.upstream.trainer.ppo.ray_trainer import RayPPOTrainer as UpstreamRayPPOTrainer
-from verl.upstream.trainer.ppo.ray_trainer import ResourcePoolManager as UpstreamResourcePoolManager
-from verl.upstream.trainer.ppo.ray_trainer import (
-    Role,
-    WorkerType,
-    apply_kl_penalty,
-    compute_advantage,
-    compute_response_mask,
-)
+from verl.upstream import keep_upstream_names
+from verl.upstream.trainer.ppo import ray_trainer as upstream
+from verl.upstream.trainer.ppo.ray_trainer import apply_kl_penalty, compute_advantage, compute_response_mask
 from verl.utils.debug import marked_timer
 from verl.utils.metric import reduce_metrics
 from verl.utils.quiet import prints_to_log
 
-__all__ = [
-    "RayPPOTrainer",
-    "ResourcePoolManager",
-    "Role",
-    "WorkerType",
-    "apply_kl_penalty",
-    "clip_advantages",
-    "compute_advantage",
-    "compute_response_mask",
-    "take_rows",
-    "truncated_importance_weights",
-]
+__all__ = ["RayPPOTrainer", "ResourcePoolManager"]
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "WARN"))
 
 
 @dataclass
-class ResourcePoolManager(UpstreamResourcePoolManager):
+class ResourcePoolManager(upstream.ResourcePoolManager):
     """Upstream's resource pools, which without GPUs (``use_gpu=False``) are pools of CPU slots."""
 
     use_gpu: bool = True
@@ -91,7 +76,7 @@ class ResourcePoolManager(UpstreamResourcePoolManager):
         check_cpu_slots(self.get_n_gpus())
 
 
-class RayPPOTrainer(TrainingRun, UpstreamRayPPOTrainer):
+class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
     """Upstream's PPO trainer, whose every step allocates a fixed number of rollouts to its prompts.
 
     Args:
@@ -127,6 +112,12 @@ class RayPPOTrainer(TrainingRun, UpstreamRayPPOTrainer):
     def _rows_to_train(self, step_number: int) -> int:
         """Return the rollouts that dynamic sampling trains on: of train_batch_size prompts, however many it draws."""
         return self.explorer.total_budget(self.config.data.train_batch_size, step_number)
+
+    def _validate(self) -> dict[str, float]:
+        responses = self.config.actor_rollout_ref.rollout.val_kwargs.n
+        by_row = partial(process_validation_metrics, responses_per_prompt=responses)
+        with patch.object(upstream, "process_validation_metrics", by_row):
+            return super()._validate()
 
     # ---------------------------------------------------------------- the step
 
@@ -258,9 +249,7 @@ class RayPPOTrainer(TrainingRun, UpstreamRayPPOTrainer):
         with marked_timer("reward_wait", step.timing, color="yellow"):
             pending, self._pending_rewards = self._pending_rewards, None
             scores, extra_columns = ray.get(pending) if isinstance(pending, ray.ObjectRef) else pending
-        batch.batch["token_level_scores"] = scores
-        batch.non_tensor_batch.update({name: np.array(values) for name, values in extra_columns.items()})
-        batch.meta_info["reward_columns"] = sorted(extra_columns)
+        add_rewards(batch, scores, extra_columns)
         return batch
 
     # ---------------------------------------------------------------- log-probs, values, advantages
@@ -398,3 +387,6 @@ class RayPPOTrainer(TrainingRun, UpstreamRayPPOTrainer):
         if self.logger.has("wandb") and self._is_due(self.exploration.log_histogram_every, step):
             charts = wandb_charts(step.success_rates, step.budgets)
             self.logger.log(data=charts, step=step.number, backend=["wandb"])
+
+
+keep_upstream_names(globals())

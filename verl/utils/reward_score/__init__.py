@@ -10,6 +10,7 @@ from typing import Any
 
 __path__ = extend_path(__path__, __name__)
 
+from verl.upstream import keep_upstream_names  # noqa: E402
 from verl.upstream.utils.reward_score import (  # noqa: E402  (needs __path__)
     default_compute_score as upstream_compute_score,
 )
@@ -54,3 +55,6 @@ _default_compute_score = default_compute_score
 """The deprecated name that verl 0.5 still has for it."""
 
 __all__ = ["_default_compute_score", "default_compute_score", "math_reward"]
+
+
+keep_upstream_names(globals())

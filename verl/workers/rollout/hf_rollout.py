@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from verl import DataProto
+from verl.upstream import keep_upstream_names
 from verl.utils.device import get_torch_device
 from verl.utils.torch_dtypes import PrecisionType
 from verl.utils.torch_functional import get_response_mask
@@ -171,3 +172,6 @@ def _assemble(prompts: DataProto, responses: Responses, eos_token_ids: list[int]
     )
     returned = {name: value for name, value in prompts.non_tensor_batch.items() if name not in DROPPED_INPUTS}
     return DataProto(batch=batch, non_tensor_batch=returned)
+
+
+keep_upstream_names(globals())

@@ -18,11 +18,11 @@ SMALL = Size(prompts=8, total_budget=64, known_prompts=20, prompt_tokens=4, resp
 
 def test_the_measured_step_is_one_of_the_trainer(tmp_path):
     step = Step(SMALL, tmp_path)
-    assert len(step.status) == 20
-    assert step.allocation.budgets.sum() == 64 and len(np.unique(step.allocation.budgets)) > 1
+    assert len(step.explorer.task_status) == 20
+    assert step.plan.budgets.sum() == 64 and len(np.unique(step.plan.budgets)) > 1
     expanded = step.expand()
     assert expanded.batch["input_ids"].shape == (64, 4)
-    assert expanded.non_tensor_batch["uid"].tolist() == [step.prompt_ids[index] for index in step.order]
+    assert expanded.non_tensor_batch["uid"].tolist() == [step.prompt_ids[index] for index in step.plan.order]
     assert step.compute_metrics()["allocation/mean_budget"] == 8.0
     step.append_and_flush_history()
     assert len(list(tmp_path.iterdir())) == 1

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
+from training_process import ROOT
 
 from recipe.knapsack.dry_run.step_plan import compose
 from recipe.knapsack.evaluate.evaluation import main
@@ -44,6 +45,7 @@ def tiny_run(folder, warm_start, **overrides):
         "actor_rollout_ref.rollout.val_kwargs.do_sample": "true",
         "actor_rollout_ref.rollout.val_kwargs.temperature": 0.6,
         "critic.strategy": "fsdp2",
+        "custom_reward_function.path": ROOT / "recipe/knapsack/tiny/tiny_task.py",
     }
     return write_run(folder, **{**settings, **overrides})
 

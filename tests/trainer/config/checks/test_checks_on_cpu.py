@@ -5,9 +5,11 @@ from __future__ import annotations
 import hydra
 import pandas as pd
 import pytest
+from training_process import ROOT
 
-from knapsack_rl.config import ConfigError
-from verl.trainer.config.checks import check_config, check_upstream_rules
+from verl.trainer.config.checks import ConfigError, Facts, check_config
+from verl.trainer.config.checks.budgets import check_micro_batches_divide
+from verl.trainer.config.checks.facts import RayCluster
 
 
 def compose(overrides: list[str]):
@@ -38,6 +40,8 @@ def runnable(warm_start) -> list[str]:
         "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32",
         "critic.strategy=fsdp2",
+        "trainer.logger=[]",
+        f"custom_reward_function.path={ROOT}/recipe/knapsack/tiny/tiny_task.py",
     ]
 
 
@@ -107,6 +111,24 @@ def test_a_data_file_that_is_no_parquet_is_refused(runnable, defaults, tmp_path)
         check_config(compose([*runnable, f"data.train_files={file}"]), defaults)
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.train_files='~/warm_start/train.parquet'",
+        "data.val_files=['~/warm_start/test.parquet']",
+        "actor_rollout_ref.model.path='~/warm_start/model'",
+        "trainer.default_local_dir='~/run'",
+        "trainer.rollout_data_dir='~/rollouts'",
+        "trainer.resume_mode=resume_path trainer.resume_from_path='~/run/global_step_2'",
+    ],
+)
+def test_a_path_in_the_home_folder_is_to_be_written_out(runnable, defaults, warm_start, monkeypatch, override):
+    """verl, transformers and datasets take ~ for a folder of that name."""
+    monkeypatch.setenv("HOME", str(warm_start.parent))
+    with pytest.raises(ConfigError, match=f"begins with ~, which verl does not expand: write {warm_start.parent}/"):
+        check_config(compose([*runnable, *override.split()]), defaults)
+
+
 def test_a_reward_function_that_cannot_be_imported_or_is_missing_is_refused(runnable, defaults, tmp_path):
     file = tmp_path / "reward.py"
     file.write_text("import no_such_module\n")
@@ -130,15 +152,18 @@ def test_gpus_that_share_a_sequence_have_the_same_rows_of_a_mini_batch(runnable,
         [*runnable, "trainer.n_gpus_per_node=4", "actor_rollout_ref.model.use_remove_padding=true", micro_batch]
     )
     with pytest.raises(ConfigError, match="128 rows"):
-        check_upstream_rules(config)
+        check_micro_batches_divide(config, Facts())
     config.actor_rollout_ref.actor.ulysses_sequence_parallel_size = 2
-    check_upstream_rules(config)
+    check_micro_batches_divide(config, Facts())
 
 
-def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults, monkeypatch):
-    monkeypatch.setattr("verl.trainer.config.checks.torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: False)
+def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults):
+    config = compose([*runnable, "trainer.device=cuda"])
     with pytest.raises(ConfigError, match="make quickstart"):
-        check_config(compose([*runnable, "trainer.device=cuda"]), defaults)
-    monkeypatch.setattr("verl.trainer.config.checks.joins_existing_cluster", lambda: True)
-    check_config(compose([*runnable, "trainer.device=cuda"]), defaults)
+        check_config(config, defaults, Facts())
+    for facts in (
+        Facts(has_gpu=True),
+        Facts(cluster=RayCluster("head:6379", "RAY_ADDRESS", answers=True)),
+        Facts(trains_here=False),
+    ):
+        check_config(config, defaults, facts)

@@ -6,9 +6,8 @@ import hydra
 import pytest
 from packaging.version import Version
 
-from knapsack_rl.config import ConfigError
-from verl.trainer.config import rollout_engine_checks
-from verl.trainer.config.rollout_engine_checks import check_rollout_engine
+from verl.trainer.config.checks import ConfigError, Facts
+from verl.trainer.config.checks.engine import check_rollout_engine
 
 NAME, MODE = "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.mode"
 ASLEEP = "actor_rollout_ref.rollout.free_cache_engine"
@@ -22,13 +21,8 @@ def compose(*overrides: str):
         return hydra.compose("knapsack_trainer", overrides=list(overrides))
 
 
-@pytest.fixture
-def vllm_is(monkeypatch):
-    def set_version(version: str | None) -> None:
-        installed = None if version is None else Version(version)
-        monkeypatch.setattr(rollout_engine_checks, "vllm_version", lambda: installed)
-
-    return set_version
+def with_vllm(version: str | None) -> Facts:
+    return Facts(vllm=None if version is None else Version(version))
 
 
 @pytest.mark.parametrize(
@@ -49,9 +43,8 @@ def vllm_is(monkeypatch):
         ("0.28.0", ["trainer.device=cpu", f"{NAME}=vllm", f"{ASLEEP}=false"]),
     ],
 )
-def test_what_runs_is_accepted(vllm_is, version, overrides):
-    vllm_is(version)
-    check_rollout_engine(compose(*overrides))
+def test_what_runs_is_accepted(version, overrides):
+    check_rollout_engine(compose(*overrides), with_vllm(version))
 
 
 @pytest.mark.parametrize(
@@ -75,9 +68,8 @@ def test_what_runs_is_accepted(vllm_is, version, overrides):
         ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),
     ],
 )
-def test_what_cannot_run_is_refused_with_what_to_do(vllm_is, version, overrides, said):
-    vllm_is(version)
+def test_what_cannot_run_is_refused_with_what_to_do(version, overrides, said):
     with pytest.raises(ConfigError) as refusal:
-        check_rollout_engine(compose(*overrides))
+        check_rollout_engine(compose(*overrides), with_vllm(version))
     assert all(part in str(refusal.value) for part in said)
     assert "\n" not in str(refusal.value)

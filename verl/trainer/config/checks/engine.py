@@ -6,14 +6,15 @@ from omegaconf import DictConfig
 from packaging.version import Version
 
 from knapsack_rl.config import ConfigError
-from verl.utils.newer_versions import LAST_SUPPORTED_VLLM, vllm_version
+from verl.trainer.config.checks.facts import Facts
+from verl.utils.newer_versions import LAST_SUPPORTED_VLLM
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 # From this version on, vLLM takes other arguments for adapters held in memory.
 _VLLM_WITH_OTHER_ADAPTERS = Version("0.12")
 
 
-def check_rollout_engine(config: DictConfig) -> None:
+def check_rollout_engine(config: DictConfig, facts: Facts) -> None:
     """Refuse a rollout engine in a mode, on a device or in a version in which it would fail after Ray has started.
 
     Raises:
@@ -25,7 +26,7 @@ def check_rollout_engine(config: DictConfig) -> None:
     if rollout.mode == "async":
         _check_async(config)
     if rollout.name == "vllm":
-        _check_vllm(config, vllm_version())
+        _check_vllm(config, facts.vllm)
 
 
 def _check_async(config: DictConfig) -> None:

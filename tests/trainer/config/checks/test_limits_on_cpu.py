@@ -1,15 +1,13 @@
-"""Limits that workers would meet after loading the model are refused by the trainer's own start-up checks."""
+"""Limits that workers would meet after loading the model are refused at start-up, as are unknown names."""
 
 from __future__ import annotations
 
 import hydra
 import pytest
 
-from knapsack_rl.config import ConfigError
-from verl.trainer.config import composition
-from verl.trainer.config.checks import find_config_errors
-from verl.trainer.config.composition import explain_composition_error
-from verl.trainer.config.worker_checks import WORKER_CHECKS, longest_sequence
+from verl.trainer.config.checks import INDEPENDENT, ConfigError, Facts, find_config_errors, longest_sequence
+from verl.trainer.config.checks.budgets import check_mini_batches
+from verl.trainer.config.checks.kinds import check_values
 
 MINI_BATCH = "actor_rollout_ref.actor.ppo_mini_batch_size"
 ACTOR_TOKENS = "actor_rollout_ref.actor.ppo_max_token_len_per_gpu"
@@ -25,9 +23,9 @@ def compose(*overrides: str):
 
 def refusals(*overrides: str) -> list[str]:
     config, said = compose(*overrides), []
-    for check in WORKER_CHECKS:
+    for check in (check_values, check_mini_batches, *INDEPENDENT):
         try:
-            check(config)
+            check(config, Facts(trains_here=False))
         except ConfigError as error:
             said.append(str(error))
     return said
@@ -88,15 +86,7 @@ def test_sequences_may_be_shared_by_the_gpus_of_ulysses():
     assert not any("actor.ppo_max_token_len_per_gpu" in said for said in refusals(*dynamic, shared))
 
 
-def test_an_override_with_an_unknown_key_is_explained_by_the_nearest_known_one():
-    error = composition.HydraException("Could not override 'exploration.n_upp'.\nKey 'n_upp' is not in struct")
-    assert explain_composition_error(error) == "exploration.n_upp is not a known key: did you mean exploration.n_up?"
-    assert explain_composition_error(composition.HydraException("a\n  b")) == "a b"
-    assert explain_composition_error(composition.HydraException("Could not override 'qqqq'")).endswith("known key.")
-
-
-def test_further_checks_are_made_only_of_what_the_first_ones_accept(monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
+def test_further_checks_are_made_only_of_what_the_first_ones_accept():
     config = compose(
         "data.train_files=hdfs://train",
         "data.val_files=hdfs://test",
@@ -107,11 +97,11 @@ def test_further_checks_are_made_only_of_what_the_first_ones_accept(monkeypatch)
         "reward_model.reward_manager=math",
     )
 
-    def refuse(config):
+    def refuse(config, facts):
         raise ConfigError("too large")
 
-    said = list(map(str, find_config_errors(config, compose(), [refuse])))
+    said = list(map(str, find_config_errors(config, compose(), Facts(trains_here=False), [refuse])))
     assert len(said) == 2 and "reward_manager='math'" in said[0] and said[1] == "too large"
     config.trainer.n_gpus_per_node = 0
-    (only,) = find_config_errors(config, compose(), [refuse])
+    (only,) = find_config_errors(config, compose(), Facts(trains_here=False), [refuse])
     assert "trainer.n_gpus_per_node=0" in str(only)

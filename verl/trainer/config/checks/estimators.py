@@ -1,0 +1,87 @@
+"""Start-up checks of the advantages: their estimator, the groups that it compares, the value of a budget, the clip."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from knapsack_rl import resolve_value_function, value_for_adv_estimator
+from knapsack_rl.advantage_estimators import advantage_estimator
+from knapsack_rl.config import ConfigError
+from verl.trainer.config.checks.facts import Facts
+from verl.trainer.config.checks.reading import exploration_config, is_number, only_validates, prompts_per_batch
+
+
+def check_value_function(config: DictConfig, facts: Facts) -> None:
+    """Refuse a value function that is unknown, or an advantage estimator that implies none."""
+    exploration, adv_estimator = exploration_config(config), config.algorithm.adv_estimator
+    if exploration.allocator == "homogeneous":
+        return
+    try:
+        name = exploration.value or value_for_adv_estimator(adv_estimator)
+        resolve_value_function(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        key = "exploration.value" if exploration.value else "algorithm.adv_estimator"
+        raise ConfigError(f"{key}={exploration.value or adv_estimator!r} is not accepted: {error}") from error
+    if name in ("grpo", "rloo", "expected") and exploration.n_low < 2:
+        raise ConfigError(
+            f"exploration.n_low={exploration.n_low} is not accepted with exploration.value={name}: expected at least "
+            "2, because a group of one rollout has no advantage."
+        )
+    if name == "expected" and exploration.success_rate.estimator != "beta":
+        raise ConfigError(
+            f"exploration.value=expected needs exploration.success_rate.estimator=beta, not "
+            f"{exploration.success_rate.estimator}: set it."
+        )
+    if name == "remax" and adv_estimator != "remax":
+        raise ConfigError(
+            f"exploration.value=remax needs algorithm.adv_estimator=remax, not {adv_estimator}: no other estimator "
+            "draws the greedy response whose success it needs."
+        )
+
+
+def check_groups(config: DictConfig, facts: Facts) -> None:
+    """Refuse groups of one rollout for an estimator that compares the rollouts of a group, whatever allocates them."""
+    estimator = config.algorithm.adv_estimator
+    if not advantage_estimator(estimator).compares_group or only_validates(config):
+        return
+    exploration, prompts = exploration_config(config), prompts_per_batch(config)
+    because = (
+        f"algorithm.adv_estimator={estimator} compares the rollouts of a prompt, and a group of one would be trained "
+        "on its raw score"
+    )
+    if exploration.allocator == "knapsack":
+        if exploration.n_low < 2:
+            raise ConfigError(
+                f"exploration.n_low={exploration.n_low} is not accepted: {because}. Expected at least 2, or an "
+                "estimator that compares no group (reinforce_plus_plus, remax)."
+            )
+        return
+    rollouts_per_prompt = config.actor_rollout_ref.rollout.n
+    budget = min(exploration.budget_schedule(prompts, rollouts_per_prompt).budgets)
+    if budget < 2 * prompts:
+        value = (
+            f"actor_rollout_ref.rollout.n={rollouts_per_prompt}"
+            if exploration.total_budget is None
+            else f"exploration.total_budget={budget} for {prompts} prompts"
+        )
+        expected = 2 if exploration.total_budget is None else 2 * prompts
+        raise ConfigError(
+            f"{value} is not accepted with exploration.allocator=homogeneous: {because}. Expected at least {expected}."
+        )
+
+
+def check_advantage_clip(config: DictConfig, facts: Facts) -> None:
+    """Refuse a clip that is neither null nor a positive number."""
+    adv_clip = config.algorithm.adv_clip
+    if adv_clip is not None and not (is_number(adv_clip) and adv_clip > 0):
+        raise ConfigError(f"algorithm.adv_clip={adv_clip!r} is not accepted: expected null or a number above 0.")
+
+
+def check_importance_cap(config: DictConfig, facts: Facts) -> None:
+    """Refuse a cap on importance ratios whose denominators the rollout engine would not report."""
+    rollout, cap = config.actor_rollout_ref.rollout, config.exploration.rollout_is_cap
+    if cap is not None and rollout.name != "hf" and not rollout.calculate_log_probs:
+        raise ConfigError(
+            f"exploration.rollout_is_cap={cap} needs the rollout engine's log-probs: set "
+            "actor_rollout_ref.rollout.calculate_log_probs=true."
+        )
