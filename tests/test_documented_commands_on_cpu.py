@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import setuptools
 from documentation import PAGES, ROOT, commands, prose
 
 
@@ -57,7 +59,8 @@ COMMANDS = {
     "make env": by(_MAKE, "ci/test_make_environment_on_cpu.py::test_the_version_decides"),
     "source .venv/bin/activate": NOT_OURS,
     "pip install .": by(_WHEEL),
-    "pip install '.[verl05]'": by(_WHEEL),
+    "pip install '.[verl05]'": by(_WHEEL, f"{_THIS}::test_what_pip_installs_with_an_extra"),
+    "pip install '.[history]'": by(f"{_THIS}::test_what_pip_installs_with_an_extra"),
     "pip uninstall knapsack-rl": by(_WHEEL),
     "pip install -r requirements/vllm.txt": by(
         "test_requirements_on_cpu.py::test_uv_resolves_the_pins_of_the_gpu_environment_together", needs="GPUs"
@@ -249,7 +252,7 @@ TARGETS = {
     "test-vllm": ".venv-vllm/bin/python -m pytest --numprocesses=0 tests/vllm_engine "
     "tests/utils/test_newer_versions_on_cpu.py",
 }
-SHORT_FORMS_TEXT = " ".join([*SHORT_FORMS, *TARGETS])
+SHORT_FORMS_TEXT = " ".join([*SHORT_FORMS, *TARGETS, "install"])
 
 
 @pytest.mark.parametrize("module", SHORT_FORMS)
@@ -264,6 +267,18 @@ def test_a_short_form_runs(module):
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.startswith(said)
+
+
+def test_what_pip_installs_with_an_extra(monkeypatch):
+    """The dependencies that setup.py declares; nothing is downloaded to see them."""
+    declared: dict[str, list[str]] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **settings: declared.update(settings["extras_require"]))
+    monkeypatch.setattr(sys, "argv", ["setup.py", "install"])
+    runpy.run_path(str(ROOT / "setup.py"))
+    names = {extra: {re.match(r"[\w-]+", need)[0] for need in needs} for extra, needs in declared.items()}
+    assert {"verl", "ray", "transformers"} <= names["verl05"]
+    assert (names["history"], names["dynamic"]) == ({"pyarrow"}, {"numba"})
+    assert names["charts"] == {"matplotlib", "wandb"}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this machine")
