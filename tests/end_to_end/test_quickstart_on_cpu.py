@@ -1,0 +1,29 @@
+"""The quickstart, two steps long: both methods through the real trainer, then the table and the picture."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from training_process import SMALL_RUN
+
+from recipe.knapsack.tiny import quickstart
+
+pytestmark = pytest.mark.end_to_end
+
+
+def test_the_quickstart(warm_start, few_prompts, tmp_path, monkeypatch, capsys):
+    small = tuple(
+        replace(method, overrides=(*method.overrides, *SMALL_RUN, few_prompts, "trainer.test_freq=2"))
+        for method in quickstart.METHODS
+    )
+    monkeypatch.setattr(quickstart, "METHODS", small)
+    monkeypatch.setattr(quickstart, "make_warm_start", lambda folder, settings: shutil.copytree(warm_start, folder))
+    output = tmp_path / "quickstart"
+    quickstart.main(["--output", str(output), "--steps", "2"])
+    _, header, grpo, knapsack, *_, last = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["held-out", "accuracy"]
+    assert grpo.startswith("GRPO (8 each) ") and knapsack.startswith("Knapsack-GRPO ")
+    assert last == f"Picture: {output / 'quickstart.png'}"
+    assert (output / "quickstart.png").read_bytes().startswith(b"\x89PNG")
