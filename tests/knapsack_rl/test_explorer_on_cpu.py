@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from knapsack_rl import Allocation, ExplorationConfig, Explorer, Outcomes, knapsack_allocate
-from knapsack_rl.history import ExplorationHistory, read_history
 from knapsack_rl.metrics import METRICS
 
 PROMPTS = [f"prompt {number}" for number in range(12)]
@@ -117,6 +116,8 @@ def test_metrics_count_every_batch_of_a_step():
 
 def test_the_history_takes_plans_and_outcomes(tmp_path):
     pytest.importorskip("pyarrow")
+    from knapsack_rl.history import ExplorationHistory, read_history
+
     explorer, rng = explorer_of(), np.random.default_rng(0)
     history = ExplorationHistory(tmp_path)
     plan = explorer.plan(PROMPTS, epoch=0, step=1)

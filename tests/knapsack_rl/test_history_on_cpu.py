@@ -9,13 +9,14 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knapsack_rl import history as exploration_history
-from knapsack_rl.history import SCHEMA, ExplorationHistory, HistoryError, read_history
+pq = pytest.importorskip("pyarrow.parquet")
+
+from knapsack_rl import history as exploration_history  # noqa: E402
+from knapsack_rl.history import SCHEMA, ExplorationHistory, HistoryError, read_history  # noqa: E402
 
 
 def step_rows(step, num_prompts=3):

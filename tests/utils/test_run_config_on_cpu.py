@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+import knapsack_rl
 from verl.utils.run_config import save_run_config
 
 
@@ -13,13 +14,20 @@ def save(tmp_path):
     """Save a configuration with this learning rate."""
 
     def save_config(lr: float, val_only: bool = False) -> None:
-        save_run_config(OmegaConf.create({"lr": lr, "trainer": {"val_only": val_only}}), tmp_path / "run")
+        config = OmegaConf.create({"lr": lr, "trainer": {"val_only": val_only}})
+        OmegaConf.set_struct(config, True)  # as Hydra's are
+        save_run_config(config, tmp_path / "run")
 
     return save_config
 
 
 def rates(folder) -> dict[str, float]:
     return {file.name: OmegaConf.load(file).lr for file in folder.glob("*.yaml")}
+
+
+def test_the_configuration_tells_which_knapsack_rl_made_the_run(save, tmp_path):
+    save(1)
+    assert OmegaConf.load(tmp_path / "run" / "config.yaml").made_by.knapsack_rl == knapsack_rl.__version__
 
 
 def checkpoint(folder, step: int) -> None:

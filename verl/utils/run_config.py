@@ -21,7 +21,7 @@ def save_run_config(config: DictConfig, folder: Path) -> None:
     file = folder / CONFIG_FILE
     if file.exists() and config.trainer.get("val_only", False):
         return
-    text = OmegaConf.to_yaml(OmegaConf.merge(config, {MADE_BY: made_by()}))
+    text = OmegaConf.to_yaml({**OmegaConf.to_container(config), MADE_BY: made_by()})
     if file.exists() and file.read_text(encoding="utf-8") != text:
         file.rename(_unused_name(folder))
     write_atomically(file, text)
