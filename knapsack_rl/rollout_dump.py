@@ -6,6 +6,7 @@ of them together exceed a size limit.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from knapsack_rl.step_parts import list_parts, truncate_parts, write_part
+from knapsack_rl.step_parts import PartsError, list_parts, truncate_parts, write_part
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["DUMP_SCHEMA", "PROMPT_CLASSES", "RolloutDump", "choose_rollouts", "prompt_classes"]
 
@@ -157,21 +160,25 @@ class RolloutDump:
         """Write what has gathered as one part and force it to disk; nothing happens if there is nothing."""
         if not self._buffer:
             return
-        write_part(
-            self.folder, pa.concat_tables([table for _, table in self._buffer]), rows_per_group=_ROWS_PER_GROUP
-        )
+        write_part(self.folder, pa.concat_tables([table for _, table in self._buffer]), rows_per_group=_ROWS_PER_GROUP)
         self._buffer = []
         self._delete_oldest()
 
     def truncate_after(self, step: int) -> None:
         """Forget every step after ``step``, on disk and gathered: a run that resumes there repeats them.
 
-        Raises:
-            PartsError: the part that holds both ``step`` and later steps is damaged.
+        A part that is damaged and holds later steps is deleted as a whole: no training stops for it.
         """
         self._buffer = [(buffered, table) for buffered, table in self._buffer if buffered <= step]
-        if self.folder.exists():
+        if not self.folder.exists():
+            return
+        try:
             truncate_parts(self.folder, step, DUMP_SCHEMA, rows_per_group=_ROWS_PER_GROUP)
+        except PartsError as error:
+            logger.warning("Kept rollouts of steps after %d are deleted with the part that holds them: %s", step, error)
+            for part in list_parts(self.folder, with_superseded=True):
+                if part.last_step > step:
+                    part.path.unlink()
 
     def _delete_oldest(self) -> None:
         parts = list_parts(self.folder)

@@ -102,8 +102,15 @@ def read_part(part: Part, schema: pa.Schema, columns: Sequence[str] | None = Non
     Raises:
         PartsError: the part is damaged.
     """
-    wanted = None if columns is None else list(columns)
-    return pq.read_table(pa.BufferReader(verified_content(part)), schema=schema, columns=wanted)
+    fields = [field for field in schema if columns is None or field.name in columns]
+    with pq.ParquetFile(pa.BufferReader(verified_content(part))) as file:
+        present = set(file.schema_arrow.names)
+        table = file.read(columns=[field.name for field in fields if field.name in present])
+    arrays = [
+        table[field.name].cast(field.type) if field.name in present else pa.nulls(len(table), field.type)
+        for field in fields
+    ]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def truncate_parts(folder: Path, step: int, schema: pa.Schema, *, rows_per_group: int | None = None) -> list[Part]:

@@ -120,9 +120,10 @@ def _kept_rollouts(plan, outcomes: Outcomes, batch: np.ndarray, number: int) -> 
     classes = prompt_classes(plan.success_rates, plan.budgets, outcomes.successes_by_prompt(len(batch)))
     rows = choose_rollouts(classes, outcomes.prompt_index, outcomes.successes, number, seed=plan.step)
     prompts, successes = outcomes.prompt_index[rows], outcomes.successes[rows]
+    # Who fails at a prompt whose ground truth is wrong says the right answer; who fails at another says anything.
     answers = [
-        ground_truth(one) if right else str(one + 1 if one % 100 == 0 else one + 3)
-        for one, right in zip(batch[prompts].tolist(), successes.tolist())
+        ground_truth(one) if right else str(one + 1 if one % 100 == 0 else one + 3 + plan.step * 100 + place)
+        for place, (one, right) in enumerate(zip(batch[prompts].tolist(), successes.tolist()))
     ]
     return {
         "prompt_id": [plan.prompt_ids[prompt] for prompt in prompts],

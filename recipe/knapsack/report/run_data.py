@@ -56,7 +56,7 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "update": ("update_critic", "update_actor"),
     ALLOCATION_PHASE: ("allocate", "observe"),
     "validation": ("testing",),
-    "checkpoints and dumps": ("save_checkpoint", "dump_rollout_generations"),
+    "checkpoints and dumps": ("save_checkpoint", "dump_rollout_generations", "keep_rollouts"),
 }
 OTHER_PHASE = "other"
 # What a step does now and then, not at every step.

@@ -13,9 +13,9 @@ _ACTING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-_MOST_MARKS = 8
-_MARKS = re.compile(r"((?:[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]){%d})"
-                    r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+" % _MOST_MARKS)
+_MARK = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+# Marks that pile up on one character cover the lines around it.
+_TOO_MANY_MARKS = re.compile(f"((?:{_MARK}){{8}}){_MARK}+")
 _CONTROL_PICTURES = 0x2400
 
 
@@ -25,7 +25,7 @@ def harmless(text: str) -> str:
     >>> harmless("a\\x1b[31mb\\u202e\\x00\\r\\n<b>")
     'a␛[31mb⟨U+202E⟩␀␍\\n<b>'
     """
-    return _MARKS.sub(r"\1⟨…⟩", _ACTING.sub(_visible, text))
+    return _TOO_MANY_MARKS.sub(r"\1⟨…⟩", _ACTING.sub(_visible, text))
 
 
 def _visible(match: re.Match[str]) -> str:

@@ -15,6 +15,7 @@ from knapsack_rl.rollout_dump import DUMP_SCHEMA
 from knapsack_rl.run_folder import ROLLOUTS_FOLDER
 from recipe.knapsack.view.placement import placing_rule
 from recipe.knapsack.view.run_files import RunFiles
+from recipe.knapsack.view.visit_store import NO_NUMBER, load_visits
 
 __all__ = ["KeptRollouts", "PromptRecord", "Visit", "find_prompt", "kept_rollouts", "kept_steps", "visits_of"]
 
@@ -101,12 +102,16 @@ def messages_of(stored: str | None) -> list[tuple[str, str]]:
 
 def visits_of(database: sqlite3.Connection, prompt: PromptRecord, run: int, files: RunFiles) -> list[Visit]:
     """The prompt's visits in a run, in the order of steps."""
-    rows = database.execute(
-        "SELECT step, epoch, estimate, budget, successes, tokens FROM visits WHERE run = ? AND prompt = ? "
-        "ORDER BY step, place",
-        (run, prompt.number),
-    )
-    return [Visit(*row, rule=placing_rule(row["estimate"], row["budget"], files.exploration)) for row in rows]
+    visits = []
+    for record in load_visits(database, run, prompt.number).tolist():
+        step, epoch, estimate, budget, successes, tokens = (None if _is_missing(value) else value for value in record)
+        rule = placing_rule(estimate, budget, files.exploration)
+        visits.append(Visit(step, epoch, estimate, budget, successes, tokens, rule))
+    return visits
+
+
+def _is_missing(value: float) -> bool:
+    return value == NO_NUMBER or value != value
 
 
 def kept_steps(database: sqlite3.Connection, prompt: PromptRecord, run: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from collections.abc import Mapping
@@ -22,7 +23,8 @@ class Column:
 
     Attributes:
         title: its head.
-        sql: its value, of the prompt's summary ``s``, the other run's ``b``, the prompt ``p`` or its other answer ``o``.
+        sql: its value, of the prompt's summary ``s``, that of the other run ``b``, the prompt ``p`` or its other
+            answer ``o``.
         explanation: what it says.
         form: how it is shown: rate, count, step or text.
     """
@@ -41,12 +43,12 @@ COLUMNS: Mapping[str, Column] = {
     "rollouts": Column("rollouts", "s.rollouts", "Rollouts spent on the prompt in the whole run."),
     "successes": Column("successes", "s.successes", "Successes among them."),
     "tokens": Column("tokens", "s.tokens", "Response tokens of all its rollouts."),
-    "last_mixed": Column("last mixed", "s.last_mixed", "Last step with successes and failures: with a gradient.", "step"),
+    "last_mixed": Column("last mixed", "s.last_mixed", "Last step with successes and failures.", "step"),
     "step": Column("last visit", "s.step", "Step of the last visit.", "step"),
     "source": Column("data source", "p.data_source", "Where the prompt comes from.", "text"),
     "other": Column("rate there", "b.rate", "Last success rate in the run compared with.", "rate"),
     "change": Column("difference", "s.rate - b.rate", "Last success rate here less that there.", "change"),
-    "agreeing": Column("agree on another", "o.rollouts", "Most kept rollouts that failed with one and the same answer."),
+    "agreeing": Column("agree on another", "o.rollouts", "Kept rollouts that failed with the same answer."),
 }
 FILTERED = ("rate", "estimate", "budget", "visits", "rollouts", "last_mixed")
 
@@ -96,8 +98,8 @@ LISTS: Mapping[str, PromptList] = {
     "expensive": PromptList("Most expensive", "By response tokens.", "1", sort="tokens"),
     "ground-truth": PromptList(
         "Check the ground truth",
-        "Of the kept rollouts that failed, more than half agree on one other answer.",
-        "o.rollouts >= :k AND 2 * o.rollouts > o.wrong",
+        "Of the kept rollouts that failed, more than half agree on one other answer, and fewer gave the right one.",
+        "o.rollouts >= :k AND 2 * o.rollouts > o.wrong AND o.rollouts > o.right",
         sort="agreeing",
         k=4,
         threshold="agreeing rollouts at least",
@@ -304,6 +306,4 @@ def _number(arguments: Mapping[str, str], name: str) -> float | None:
 
 
 def _as_in_json(text: str) -> str:
-    import json
-
     return json.dumps(text)[1:-1]

@@ -6,12 +6,11 @@ by part; one thread writes, any number of threads read.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,18 +21,16 @@ from knapsack_rl.rollout_dump import DUMP_SCHEMA
 from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER
 from knapsack_rl.step_parts import Part, PartsError, list_parts, read_part
 from recipe.knapsack.view.run_files import RunFiles
+from recipe.knapsack.view.visit_store import add_visits
 
 __all__ = ["RunIndex"]
-
-logger = logging.getLogger(__name__)
 
 _TABLES = """
 CREATE TABLE prompts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
     data_source TEXT, messages TEXT, ground_truth TEXT);
 CREATE TABLE data_rows (file INTEGER, row INTEGER, prompt INTEGER);
 CREATE TABLE parts (run INTEGER, kind TEXT, name TEXT, PRIMARY KEY (run, kind, name)) WITHOUT ROWID;
-CREATE TABLE visits (run INTEGER, prompt INTEGER, step INTEGER, place INTEGER, epoch INTEGER, estimate REAL,
-    budget INTEGER, successes INTEGER, tokens INTEGER, PRIMARY KEY (run, prompt, step, place)) WITHOUT ROWID;
+CREATE TABLE visits (run INTEGER, prompt INTEGER, records BLOB, PRIMARY KEY (run, prompt)) WITHOUT ROWID;
 CREATE TABLE summaries (run INTEGER, prompt INTEGER, visits INTEGER, rollouts INTEGER, successes INTEGER,
     tokens INTEGER, always_solved INTEGER, last_mixed INTEGER, last_success INTEGER, step INTEGER, epoch INTEGER,
     estimate REAL, budget INTEGER, rate REAL, PRIMARY KEY (run, prompt)) WITHOUT ROWID;
@@ -41,27 +38,14 @@ CREATE TABLE kept (run INTEGER, prompt INTEGER, step INTEGER, part TEXT, first_r
     PRIMARY KEY (run, prompt, step, part)) WITHOUT ROWID;
 CREATE TABLE answers (run INTEGER, prompt INTEGER, pred TEXT, is_success INTEGER, rollouts INTEGER,
     PRIMARY KEY (run, prompt, pred, is_success)) WITHOUT ROWID;
-CREATE TABLE other_answers (run INTEGER, prompt INTEGER, pred TEXT, rollouts INTEGER, wrong INTEGER,
+CREATE TABLE other_answers (run INTEGER, prompt INTEGER, pred TEXT, rollouts INTEGER, wrong INTEGER, right INTEGER,
     PRIMARY KEY (run, prompt)) WITHOUT ROWID;
-"""
-_SUMMARIZE = """
-INSERT OR REPLACE INTO summaries
-SELECT run, prompt, count(*), sum(budget), sum(successes), sum(tokens), min(successes >= budget),
-    max(CASE WHEN successes > 0 AND successes < budget THEN step END), max(CASE WHEN successes > 0 THEN step END),
-    max(step), NULL, NULL, NULL, NULL
-FROM visits WHERE run = :run {chosen} GROUP BY prompt
-"""
-_ADD_LAST = """
-UPDATE summaries SET (epoch, estimate, budget, rate) =
-    (SELECT epoch, estimate, budget, CAST(successes AS REAL) / budget FROM visits v
-     WHERE v.run = summaries.run AND v.prompt = summaries.prompt AND v.step = summaries.step
-     ORDER BY place DESC LIMIT 1)
-WHERE run = :run {chosen}
 """
 _CHOOSE_OTHER_ANSWERS = """
 INSERT OR REPLACE INTO other_answers
-SELECT run, prompt, pred, max(rollouts), sum(rollouts) FROM answers
-WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
+SELECT run, prompt, pred, max(rollouts), sum(rollouts), coalesce((SELECT sum(r.rollouts) FROM answers r
+    WHERE r.run = answers.run AND r.prompt = answers.prompt AND r.is_success = 1), 0)
+FROM answers WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
 """
 _CHOSEN = "AND prompt IN (SELECT prompt FROM touched)"
 _LONGEST_ANSWER = 200  # characters; a longer "answer" is a response that was not parsed
@@ -89,12 +73,17 @@ class RunIndex:
         """To be held by whoever writes."""
         return self._writing
 
-    def connect(self) -> sqlite3.Connection:
-        """A connection for the calling thread; rows can be read by column name."""
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """A connection for the calling thread; what it changed is kept unless an error ends the block."""
         database = sqlite3.connect(self.path, timeout=60.0)
-        database.row_factory = sqlite3.Row
-        database.execute("PRAGMA synchronous = OFF")
-        return database
+        try:
+            database.row_factory = sqlite3.Row
+            database.execute("PRAGMA synchronous = OFF")
+            with database:
+                yield database
+        finally:
+            database.close()
 
     def update_history(self, progress: Progress | None = None) -> bool:
         """Bring visits and summaries up to date with the history; return whether anything changed."""
@@ -200,21 +189,14 @@ class RunIndex:
     # ------------------------------------------------------------------------------------------------ history
 
     def _add_visits(self, database: sqlite3.Connection, run: int, parts: list[tuple[Part, pa.Table]]) -> None:
-        tables = [table.filter(pc.field("prompt_id").is_valid() & (pc.field("budget") > 0)) for _, table in parts]
-        if not sum(map(len, tables)):
+        if not parts:
             return
-        history = pa.concat_tables(tables)
+        history = pa.concat_tables([table for _, table in parts])
+        history = history.filter(pc.field("prompt_id").is_valid() & (pc.field("budget") > 0))
+        if not len(history):
+            return
         prompts = self._prompts_of(database, history["prompt_id"])
-        chosen = self._touch(database, run, "summaries", prompts)
-        steps = history["step"].to_numpy()
-        places = np.arange(len(history))
-        order = np.lexsort((places, steps, prompts))  # the order of the table's key, in which inserting is fast
-        columns: list[list[Any]] = [[run] * len(history), *(part[order].tolist() for part in (prompts, steps, places))]
-        names = ("epoch", "estimate", "budget", "successes", "response_tokens")
-        columns += [history[name].take(order).to_pylist() for name in names]
-        database.executemany("INSERT INTO visits VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", zip(*columns, strict=True))
-        database.execute(_SUMMARIZE.format(chosen=chosen), {"run": run})
-        database.execute(_ADD_LAST.format(chosen=chosen), {"run": run})
+        add_visits(database, run, prompts, history)
 
     # ------------------------------------------------------------------------------------------------ rollouts
 
@@ -245,6 +227,7 @@ class RunIndex:
         counts = answers.group_by(["prompt", "pred", "is_success"]).aggregate([([], "count_all")])
         names = ("prompt", "pred", "is_success", "count_all")
         database.executemany(
-            "INSERT INTO answers VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET rollouts = rollouts + excluded.rollouts",
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET rollouts = rollouts + excluded.rollouts",
             ((run, *row) for row in zip(*(counts[name].to_pylist() for name in names), strict=True)),
         )

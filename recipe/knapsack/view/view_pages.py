@@ -201,7 +201,7 @@ class Pages:
         beginning = shortened(" ".join(record.messages[-1][1].split()), 60)[0] if record.messages else record.id[:8]
         return self._render(
             "prompt.html",
-            title=f"Prompt {harmless(beginning)}",
+            title=f"Prompt: {harmless(beginning)}",
             refresh=None,  # one reads here
             record=record,
             histories=histories,

@@ -56,7 +56,9 @@ def _scaled(value: float, low: float, high: float, start: float, end: float) -> 
 
 
 def _axes(places: Sequence[int], horizontal: Sequence[float], most: int, unit: str) -> list[Markup]:
-    line = Markup('<line x1="{}" x2="{}" y1="{y}" y2="{y}" stroke="{}"/><text x="{}" y="{t}" text-anchor="end">{}</text>')
+    line = Markup(
+        '<line x1="{}" x2="{}" y1="{y}" y2="{y}" stroke="{}"/><text x="{}" y="{t}" text-anchor="end">{}</text>'
+    )
     parts = []
     for rate in (0.0, 0.5, 1.0):
         y = _height_of_rate(rate)
@@ -98,7 +100,7 @@ def _outcome(x: float, visit: Visit) -> Markup:
     if visit.rate is None:
         return Markup("")
     mark = '<circle cx="{}" cy="{}" r="{}" fill="{}" fill-opacity="0.85" stroke="#ffffff"><title>{}</title></circle>'
-    radius = 3 + visit.budget**0.5 / 2
+    radius = min(2.5 + 0.9 * visit.budget**0.5, 14.0)
     color = RULE_COLORS[visit.rule]
     return Markup(mark).format(f"{x:.1f}", _height_of_rate(visit.rate), f"{radius:.1f}", color, _told(visit))
 
