@@ -170,12 +170,14 @@ def test_columns_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_a_killed_run_leaves_whole_parts_only(tmp_path):
-    program = (
-        "import sys; sys.path[:0] = [%r, %r]\n"
-        "from test_rollout_dump_on_cpu import dumped\n"
-        "print('started', flush=True)\n"
-        "for step in range(1, 10**6): dumped(%r, [step])\n"
-    ) % (os.path.dirname(__file__), os.getcwd(), str(tmp_path))
+    program = f"""
+import sys
+sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.getcwd()!r}]
+from test_rollout_dump_on_cpu import dumped
+print("started", flush=True)
+for step in range(1, 10**6):
+    dumped({str(tmp_path)!r}, [step])
+"""
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
     process.stdout.readline()
     while len(list(tmp_path.glob("*.parquet"))) < 20:

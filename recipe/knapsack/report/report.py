@@ -84,8 +84,9 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "held_out_accuracy",
         "Held-out accuracy",
-        "Upper left is better: the same accuracy earlier. The panels count what it costs in training steps, in "
-        "rollouts and in time; time is that inside the steps, with validation and checkpoints but without start-up.",
+        "Upper left is better: the same accuracy earlier. The panels count what it costs in training steps, rollouts, "
+        "generated tokens and time; time is that inside the steps, with validation and checkpoints but without "
+        "start-up.",
         figures.held_out_accuracy,
     ),
     Chart(
@@ -145,6 +146,13 @@ CHARTS: tuple[Chart, ...] = (
         "mean). Above the diagonal, the policy has improved since the estimate was made. Right, the mean distance by "
         "step, where 0 is perfect.",
         figures.calibration,
+    ),
+    Chart(
+        "tokens_per_step",
+        "Generated tokens per step",
+        "What a step's rollouts cost: runs with equal rollouts may differ, for the prompts that get most rollouts may "
+        f"also have the longest answers. {_SMOOTHED} Thin lines are single steps.",
+        figures.tokens_per_step,
     ),
     Chart(
         "step_time",
@@ -221,6 +229,8 @@ def _summary_table(runs: Sequence[Run], summaries: Sequence[RunSummary]) -> Tabl
         "never solved",
         "largest budget",
         "rollouts",
+        "tokens",
+        "tokens per step",
         "time",
         "time per step",
     )
@@ -233,6 +243,8 @@ def _summary_table(runs: Sequence[Run], summaries: Sequence[RunSummary]) -> Tabl
             _never_solved(summary),
             _text(summary.largest_budget, str),
             _text(summary.rollouts, lambda rollouts: f"{rollouts:,}"),
+            _text(summary.tokens, _large),
+            _text(summary.median_step_tokens, _large),
             _text(summary.seconds, _duration),
             _text(summary.median_step_seconds, _duration),
         )
@@ -276,6 +288,18 @@ def _never_solved(summary: RunSummary) -> str:
 
 def _text(value: Any, form: Callable[[Any], str]) -> str:
     return UNKNOWN if value is None else form(value)
+
+
+def _large(number: float) -> str:
+    """A number as a reader says it.
+
+    >>> _large(950), _large(15_300), _large(2_345_678)
+    ('950', '15.3k', '2.3M')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= size:
+            return f"{number / (size if unit != 'k' else 1e3):.1f}{unit}"
+    return f"{number:,.0f}"
 
 
 def _duration(seconds: float) -> str:

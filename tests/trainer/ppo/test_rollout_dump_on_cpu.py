@@ -86,7 +86,7 @@ def test_a_resumed_run_repeats_and_keeps_what_an_uninterrupted_one_keeps(run_ste
     pd.testing.assert_frame_equal(kept(resumed), kept(whole))
 
 
-def test_what_led_to_a_failure_is_kept(run_steps, monkeypatch):
+def test_what_led_to_a_failure_is_kept(run_steps, monkeypatch, tmp_path):
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 
     def fail(self, step):
@@ -96,6 +96,7 @@ def test_what_led_to_a_failure_is_kept(run_steps, monkeypatch):
     monkeypatch.setattr(RayPPOTrainer, "_validate_and_save", fail)
     with pytest.raises(RuntimeError, match="stopped"):
         run_steps(4, "exploration.dump_rollouts=5", succeeds=half_of_the_copies)
+    assert kept(tmp_path / "run").groupby("step").size().to_dict() == {1: 5, 2: 5, 3: 5}
 
 
 def test_verls_own_dump_works_beside_it(run_steps, tmp_path):

@@ -16,7 +16,6 @@ import numpy as np
 import ray
 import torch
 
-from knapsack_rl.charts import wandb_charts
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.outcomes import Outcomes
@@ -395,6 +394,5 @@ class RayPPOTrainer(TrainingRun, UpstreamRayPPOTrainer):
             self.train_dataset.on_batch_end(batch=batch)
 
     def _log_charts(self, step: TrainingStep) -> None:
-        if self.logger.has("wandb") and self._is_due(self.exploration.log_histogram_every, step):
-            charts = wandb_charts(step.success_rates, step.budgets)
-            self.logger.log(data=charts, step=step.number, backend=["wandb"])
+        if self._is_due(self.exploration.log_histogram_every, step):
+            self.logger.log_charts(step.success_rates, step.budgets, step.number)

@@ -16,11 +16,12 @@ from tqdm import tqdm
 from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.metrics_file import MetricsFile
 from knapsack_rl.rollout_dump import RolloutDump
-from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER
+from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER, WANDB_RUN_FILE
 from verl.trainer.ppo.checkpoints import Checkpoint, Checkpoints
 from verl.trainer.ppo.rollout_dump import RolloutKeeper
 from verl.trainer.ppo.step import TrainingStep
 from verl.utils.checkpoint.checkpoint_manager import should_save_ckpt_esi
+from verl.utils.checkpoint_state import whole_checkpoints
 from verl.utils.debug import marked_timer
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_tracking import RunTracking
@@ -110,6 +111,8 @@ class TrainingRun:
             experiment_name=trainer.experiment_name,
             default_backend=trainer.logger,
             config=OmegaConf.to_container(self.config, resolve=True),
+            wandb_run_file=self.run_folder / WANDB_RUN_FILE,
+            continues=trainer.resume_mode != "disable" and bool(whole_checkpoints(self.run_folder)),
         )
 
     def _log(self, metrics: dict[str, Any]) -> None:
