@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
+from knapsack_rl.run_folder import HISTORY_FOLDER, write_atomically
 from recipe.knapsack.report import figures
 from recipe.knapsack.report.figures import NothingToShow
 from recipe.knapsack.report.report_page import Page, Section, Table, render
@@ -40,6 +43,7 @@ PAGE_FILE = "report.html"
 DOTS_PER_INCH = 160
 CSS_PIXELS_PER_INCH = 96
 UNKNOWN = "–"
+SECONDS_TO_FOLLOW = 30.0
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,9 @@ CHARTS: tuple[Chart, ...] = (
 )
 
 
-def write_report(runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompts: int = 12) -> Path:
+def write_report(
+    runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompts: int = 12, refresh: int | None = None
+) -> Path:
     """Write the page and its figures into ``folder`` and return the page's path.
 
     Args:
@@ -171,11 +177,12 @@ def write_report(runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompt
         folder: made if it does not exist; the files of an earlier report are replaced.
         seed: of the choice of single prompts.
         num_prompts: how many of them.
+        refresh: seconds after which a browser loads the page again; None = never.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = {"prompt_trajectories": {"seed": seed, "count": num_prompts}}
     sections, left_out = [], []
-    for chart in CHARTS:
+    for chart in tqdm(CHARTS, desc="figures", delay=1.0, leave=False, disable=None):
         picture = folder / f"{chart.name}.png"
         picture.unlink(missing_ok=True)
         try:
@@ -186,7 +193,8 @@ def write_report(runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompt
             picture.write_bytes(section.png)
             sections.append(section)
     page = folder / PAGE_FILE
-    page.write_text(render(_page(runs, sections, left_out)), encoding="utf-8")
+    # Whole or not at all: a browser may load it at any time.
+    write_atomically(page, render(_page(runs, sections, left_out), refresh))
     return page
 
 
@@ -387,6 +395,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--names", nargs="+", metavar="NAME", help="how to call the runs (default: by their folders)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of single prompts (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=12, help="number of single prompts (default: %(default)s)")
+    parser.add_argument(
+        "--follow",
+        nargs="?",
+        type=float,
+        const=SECONDS_TO_FOLLOW,
+        metavar="SECONDS",
+        help=f"write the report again whenever the runs have grown, looking every SECONDS (default: "
+        f"{SECONDS_TO_FOLLOW:.0f}), until they are finished; the page loads itself again",
+    )
     return parser
 
 
@@ -396,12 +413,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.prompts < 1:
             raise RunError(f"--prompts must be at least 1, got {options.prompts}")
-        runs = load_runs(options.runs, options.names)
+        if options.follow is not None and not options.follow > 0:
+            raise RunError(f"--follow must be more than 0 seconds, got {options.follow}")
+        state = _state_of_files(options.runs)
+        runs = _write(options)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if options.follow is not None:
+        _follow(options, runs, state)
+    return 0
+
+
+def _write(options: argparse.Namespace) -> list[Run]:
+    runs = load_runs(options.runs, options.names)
     for run in runs:
         for problem in run.problems:
             print(f"{run.name}: {problem}", file=sys.stderr)
-    print(write_report(runs, options.output, seed=options.seed, num_prompts=options.prompts))
-    return 0
+    refresh = None if options.follow is None or _are_finished(runs) else max(math.ceil(options.follow), 5)
+    page = write_report(runs, options.output, seed=options.seed, num_prompts=options.prompts, refresh=refresh)
+    print(page, flush=True)
+    return runs
+
+
+def _follow(options: argparse.Namespace, runs: Sequence[Run], state: list[tuple[str, float, int]]) -> None:
+    """Write the report again whenever a file of the runs has changed, until all runs are finished or Ctrl-C."""
+    try:
+        while not _are_finished(runs):
+            time.sleep(options.follow)
+            now = _state_of_files(options.runs)
+            if now != state:
+                state, runs = now, _write(options)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+
+
+def _are_finished(runs: Sequence[Run]) -> bool:
+    return all(run.planned_steps is not None and run.last_step >= run.planned_steps for run in runs)
+
+
+def _state_of_files(folders: Sequence[Path]) -> list[tuple[str, float, int]]:
+    """What changes when a run writes: names, times and sizes of the files that reports read."""
+    files = [
+        file for folder in folders for file in (folder / METRICS_FILE, *(folder / HISTORY_FOLDER).glob("*.parquet"))
+    ]
+    return [(str(file), file.stat().st_mtime, file.stat().st_size) for file in sorted(files) if file.exists()]

@@ -71,7 +71,7 @@ _TITLES = {
     "ablation": "Ablations (points: seeds; bars: means)",
     "rollouts": "N rollouts per prompt, equal steps",
 }
-_COST_TITLES = {"tokens": "The same against generated tokens", "seconds": "The same against time"}
+_COST_TITLES = {"tokens": "Tokens: what the answers cost", "seconds": "Time: what the steps cost"}
 # Column of the accuracy curve, what it is divided by, and the label of the axis.
 _COSTS = {
     "main": (0, 1e3, "cumulative rollouts (thousands)"),
