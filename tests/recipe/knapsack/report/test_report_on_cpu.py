@@ -14,9 +14,10 @@ from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
 from knapsack_rl.metrics_file import MetricsFile
-from recipe.knapsack.report import report
+from recipe.knapsack.report import report, report_command
 from recipe.knapsack.report.figures.style import BLUE, COLORS
-from recipe.knapsack.report.report import CHARTS, PAGE_FILE, main
+from recipe.knapsack.report.report import CHARTS, PAGE_FILE
+from recipe.knapsack.report.report_command import main
 
 SIZES = {"num_prompts": 96, "prompts_per_step": 16, "steps": 60, "planned_steps": 60, "held_out": ("x", "y")}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -228,7 +229,7 @@ def test_following_writes_the_report_again_when_the_run_has_grown_and_ends_with_
                 shutil.rmtree(target) if target.is_dir() else target.unlink()
                 (shutil.copytree if (whole / file).is_dir() else shutil.copy)(whole / file, target)
 
-    monkeypatch.setattr(report.time, "sleep", wait)
+    monkeypatch.setattr(report_command.time, "sleep", wait)
     assert main([str(folder), "--output", str(tmp_path / "report"), "--follow", "7"]) == 0
     assert waits == [7.0, 7.0] and pages[0] == pages[1]
     assert 'http-equiv="refresh" content="7"' in pages[0] and "step 20 of 60" in pages[0]
