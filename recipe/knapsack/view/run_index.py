@@ -150,10 +150,12 @@ class RunIndex:
         read = []
         for done, part in enumerate(parts):
             try:
-                read.append((part, read_part(part, schema, columns)))
+                # The texts of kept rollouts are most of their files, and not needed here.
+                read.append((part, read_part(part, schema, columns, verify=columns is None)))
             except (PartsError, OSError, pa.ArrowException) as error:
                 files.problems[f"{kind} {part.path.name}"] = (
-                    f"Steps {part.first_step} to {part.last_step} of the {kind} are left out: {error}."
+                    f"Steps {part.first_step} to {part.last_step} of the {kind} are left out, for {part.path} is "
+                    f"damaged: {error}."
                 )
             if progress is not None:
                 progress(f"{kind} of {files.name}", done + 1, len(parts))
