@@ -71,11 +71,12 @@ def test_rollouts_of_several_generated_batches_keep_their_own_plans(run_steps):
         "exploration.dump_rollouts=all",
         "exploration.dynamic_sampling.enable=true",
         "exploration.dynamic_sampling.max_generations=2",
-        "data.train_batch_size=4",
+        "trainer.total_epochs=9",
     )
     rollouts = kept(run_folder)
     history = read_history(run_folder / "history").to_pandas().set_index(["step", "prompt_id"])
-    assert read_metrics(run_folder)[0]["training/num_generations"] == 2
+    assert read_metrics(run_folder)[1]["training/num_generations"] == 2
+    assert rollouts.groupby("step").size().tolist() == [TOTAL_BUDGET] * 2
     for row in rollouts.itertuples():
         assert row.budget == history.loc[(row.step, row.prompt_id), "budget"]
 
