@@ -169,7 +169,7 @@ def _charts_to_mlflow(backend: Any, success_rates: np.ndarray, budgets: np.ndarr
     import mlflow
 
     for name, picture in _pictures(success_rates, budgets).items():
-        mlflow.log_image(picture, key=name, step=step)
+        mlflow.log_image(picture, key=name, step=step, synchronous=True)
 
 
 def _charts_to_swanlab(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
