@@ -1,4 +1,4 @@
-"""Charts of a step's allocation for wandb: the budgets' histogram, and how budgets go with success rates.
+"""Charts of a step's allocation for loggers: the budgets' histogram, and how budgets go with success rates.
 
 The counting is pure arrays; wandb and matplotlib are imported only when a chart is drawn.
 """
@@ -23,6 +23,7 @@ __all__ = [
     "BUDGETS_BY_SUCCESS_RATE",
     "budget_histogram",
     "count_budgets_by_success_rate",
+    "draw_budget_histogram",
     "draw_budgets_by_success_rate",
     "wandb_charts",
 ]
@@ -98,13 +99,28 @@ def count_budgets_by_success_rate(success_rates: Array, budgets: Array) -> tuple
     return counts.reshape(len(SUCCESS_RATE_CLASSES), num_ranges), ranges
 
 
+def draw_budget_histogram(budgets: Array) -> Array:
+    """Draw the counts of :func:`budget_histogram`.
+
+    Returns:
+        (height, width, 3) uint8, an RGB picture.
+    """
+    from matplotlib.figure import Figure
+
+    counts, edges = budget_histogram(budgets)
+    figure = Figure(figsize=(6.4, 4.0), dpi=100)
+    axes = figure.add_axes((0.11, 0.13, 0.86, 0.79))
+    axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", edgecolor="white", linewidth=0.4)
+    axes.set(xlabel="rollouts", ylabel="prompts", title="Prompts by budget")
+    return _picture(figure)
+
+
 def draw_budgets_by_success_rate(success_rates: Array, budgets: Array) -> Array:
     """Draw the counts of :func:`count_budgets_by_success_rate` as a heat map.
 
     Returns:
         (height, width, 3) uint8, an RGB picture.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     counts, ranges = count_budgets_by_success_rate(success_rates, budgets)
@@ -118,6 +134,13 @@ def draw_budgets_by_success_rate(success_rates: Array, budgets: Array) -> Array:
     axes.set_xticks(range(len(SUCCESS_RATE_CLASSES)), SUCCESS_RATE_CLASSES, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(ranges)), [budget_range_label(low.bit_length() - 1) for low, _ in ranges], fontsize=8)
     axes.set(xlabel="estimated success rate", ylabel="rollouts", title="Prompts by success rate and budget")
+    return _picture(figure)
+
+
+def _picture(figure: Any) -> Array:
+    """(height, width, 3) uint8, what is on a Matplotlib figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels: Array = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]

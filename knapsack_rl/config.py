@@ -36,6 +36,11 @@ _OPTIONS = {
     "success_threshold": number("a number"),
     "rollout_is_cap": null_or(number("a number of at least 1", lambda value: value >= 1)),
     "log_histogram_every": integer_at_least(0),
+    "dump_rollouts": Option(
+        "null, all or an integer of at least 1",
+        lambda value: value in (None, "all") or (is_integer(value) and value >= 1),
+    ),
+    "dump_limit_gb": number("a number above 0", lambda value: value > 0),
 }
 _DYNAMIC_SAMPLING_OPTIONS = {"enable": TRUE_OR_FALSE, "max_generations": integer_at_least(1)}
 
@@ -171,6 +176,8 @@ class ExplorationConfig:
     success_threshold: float = 0.0
     rollout_is_cap: float | None = None
     log_histogram_every: int = 10
+    dump_rollouts: Any = None
+    dump_limit_gb: float = 10.0
     success_rate: SuccessRateConfig = field(default_factory=SuccessRateConfig)
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
 

@@ -1,34 +1,25 @@
 """The per-prompt history of a run: what was believed, spent and observed for every prompt at every step.
 
-An append-only parquet data set in the run's folder, one row per prompt and step, that any parquet reader opens:
-
-    folder/steps-00000001-00000050-<hash of the file>.parquet
-    folder/steps-00000051-00000100-<hash of the file>.parquet
-
-A part is written to the side and renamed, so it is whole or absent; its name carries the steps it holds and the hash of
-its content, so damage is found before anything is parsed. Rows are buffered between parts: a crash loses at most the
-steps after the last flush, and a run that resumes from a checkpoint repeats those.
+A parquet data set in the run's folder, one row per prompt and step, that any parquet reader opens (`step_parts`). Rows
+are buffered between parts: a crash loses at most the steps after the last flush, and a run that resumes from a
+checkpoint repeats those.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.explorer import Plan
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.run_folder import sync_folder, write_atomically
+from knapsack_rl.step_parts import PartsError, list_parts, read_part, truncate_parts, verified_content, write_part
 
 __all__ = ["SCHEMA", "ExplorationHistory", "HistoryError", "read_history"]
 
@@ -48,11 +39,10 @@ SCHEMA = pa.schema(
 
 STEPS_PER_PART = 20
 """What a run that is killed between checkpoints loses at most, in steps."""
-_PART_NAME = re.compile(r"steps-(\d{8,})-(\d{8,})-([0-9a-f]{16})\.parquet")
 
 
-class HistoryError(ValueError):
-    """The history on disk is damaged, or a call does not fit to what it holds."""
+HistoryError = PartsError
+"""The history on disk is damaged, or a call does not fit to what it holds."""
 
 
 class ExplorationHistory:
@@ -72,7 +62,7 @@ class ExplorationHistory:
         self.folder = Path(folder)
         self.flush_every = flush_every
         self._buffer: list[tuple[int, pa.Table]] = []
-        self._last_step = max((part.last_step for part in _parts(self.folder)), default=None)
+        self._last_step = max((part.last_step for part in list_parts(self.folder)), default=None)
 
     def append(
         self,
@@ -137,8 +127,7 @@ class ExplorationHistory:
         """Write the buffered steps as one part and force it to disk; nothing happens if there are none."""
         if not self._buffer:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = _write_part(self.folder, pa.concat_tables([table for _, table in self._buffer]))
+        part = write_part(self.folder, pa.concat_tables([table for _, table in self._buffer]))
         self._last_step = part.last_step
         self._buffer = []
 
@@ -151,18 +140,7 @@ class ExplorationHistory:
         self._buffer = [(buffered, table) for buffered, table in self._buffer if buffered <= step]
         if not self.folder.exists():
             return
-        kept = []
-        for part in _parts(self.folder):
-            if part.last_step <= step:
-                kept.append(part)
-            elif part.first_step <= step:
-                table = _read_part(part)
-                kept.append(_write_part(self.folder, table.filter(pc.less_equal(table["step"], step))))
-        kept_paths = {part.path for part in kept}
-        for part in _parts(self.folder, with_superseded=True):
-            if part.path not in kept_paths:
-                part.path.unlink()
-        sync_folder(self.folder)
+        kept = truncate_parts(self.folder, step, SCHEMA)
         self._last_step = max((part.last_step for part in kept), default=None)
 
     def check_until(self, step: int, *, since: int = 0) -> None:
@@ -176,9 +154,9 @@ class ExplorationHistory:
         Raises:
             HistoryError: a part is damaged; the message names it.
         """
-        for part in _parts(self.folder):
+        for part in list_parts(self.folder):
             if part.first_step <= step and part.last_step > since:
-                _verified_content(part)
+                verified_content(part)
 
     def _check_follows(self, step: int) -> None:
         if step < 0:
@@ -210,69 +188,11 @@ def read_history(folder: str | os.PathLike[str], *, skip_damaged: bool = False) 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: no history was written there")
     tables = []
-    for part in _parts(folder):
+    for part in list_parts(folder):
         try:
-            tables.append(_read_part(part))
-        except HistoryError as error:
+            tables.append(read_part(part, SCHEMA))
+        except PartsError as error:
             if not skip_damaged:
                 raise
             logger.warning("left out steps %d to %d of the history: %s", part.first_step, part.last_step, error)
     return pa.concat_tables(tables) if tables else SCHEMA.empty_table()
-
-
-class _Part(NamedTuple):
-    path: Path
-    first_step: int
-    last_step: int
-    content_hash: str
-
-
-def _parts(folder: Path, with_superseded: bool = False) -> list[_Part]:
-    """The parts in the order of their steps.
-
-    A crash inside `truncate_after` may leave a part beside its shortened copy: the longer one supersedes the shorter.
-    """
-    paths = folder.iterdir() if folder.is_dir() else ()
-    matches = [(path, _PART_NAME.fullmatch(path.name)) for path in paths]
-    parts = [_Part(path, int(match[1]), int(match[2]), match[3]) for path, match in matches if match]
-    parts.sort(key=lambda part: (part.first_step, -part.last_step))
-    if with_superseded:
-        return parts
-    current: list[_Part] = []
-    for part in parts:
-        if not current or part.first_step > current[-1].last_step:
-            current.append(part)
-        elif part.last_step > current[-1].last_step or part[1:3] == current[-1][1:3]:
-            raise HistoryError(
-                f"{current[-1].path} and {part.path} both hold step {part.first_step}; remove one of them"
-            )
-    return current
-
-
-def _content_hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
-
-
-def _write_part(folder: Path, table: pa.Table) -> _Part:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    content = sink.getvalue().to_pybytes()
-    first_step, last_step = pc.min(table["step"]).as_py(), pc.max(table["step"]).as_py()
-    content_hash = _content_hash(content)
-    path = folder / f"steps-{first_step:08d}-{last_step:08d}-{content_hash}.parquet"
-    write_atomically(path, content, temporary_name=".unfinished.tmp")
-    return _Part(path, first_step, last_step, content_hash)
-
-
-def _verified_content(part: _Part) -> bytes:
-    content = part.path.read_bytes()
-    actual = _content_hash(content)
-    if actual != part.content_hash:
-        raise HistoryError(
-            f"{part.path} is damaged: its {len(content)} bytes have the hash {actual}, its name says otherwise"
-        )
-    return content
-
-
-def _read_part(part: _Part) -> pa.Table:
-    return pq.read_table(pa.BufferReader(_verified_content(part)), schema=SCHEMA)

@@ -13,9 +13,11 @@ __all__ = [
     "CONFIG_FILE",
     "HISTORY_FOLDER",
     "METRICS_FILE",
+    "ROLLOUTS_FOLDER",
     "STATUS_FILE",
     "TRACKER_FILE",
     "TRAINER_STATE_FILE",
+    "WANDB_RUN_FILE",
     "read_json",
     "sync_folder",
     "write_atomically",
@@ -24,6 +26,9 @@ __all__ = [
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 HISTORY_FOLDER = "history"
+ROLLOUTS_FOLDER = "rollouts"
+WANDB_RUN_FILE = "wandb_run.txt"
+"""Id of the wandb run that a resumed run continues."""
 CHECKPOINT_PREFIX = "global_step_"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 """verl's own note of its latest checkpoint."""

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, prompt_id
 from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.metrics_file import MetricsFile
+from knapsack_rl.rollout_dump import PROMPT_CLASSES, RolloutDump, choose_rollouts, prompt_classes
+from knapsack_rl.run_folder import ROLLOUTS_FOLDER
 
 ROLLOUTS_PER_PROMPT = 8
 
@@ -31,13 +35,25 @@ class SyntheticRun:
     held_out: tuple[str, ...] = ("tiny",)
     seed: int = 0
     history: bool = True
+    dump_rollouts: int = 0
+    data: bool = False
+
+
+def messages(number: int) -> list[dict[str, str]]:
+    """The messages of a prompt."""
+    return [{"role": "user", "content": f"What is {number} + 1?"}]
+
+
+def ground_truth(number: int) -> str:
+    """What the reward asks of a prompt; wrong for every hundredth."""
+    return str(number + 2 if number % 100 == 0 else number + 1)
 
 
 def build_run(folder: Path, options: SyntheticRun) -> Path:
     """Write the run into ``folder`` and return it."""
     rng = np.random.default_rng(options.seed)
     difficulty = rng.normal(2.0, 3.0, options.num_prompts)
-    prompt_ids = np.array([prompt_id("synthetic", f"prompt {number}") for number in range(options.num_prompts)])
+    prompt_ids = np.array([prompt_id("synthetic", messages(number)) for number in range(options.num_prompts)])
     # What a prompt's own gradients taught, and what all prompts share.
     own, shared = np.zeros(options.num_prompts), 0.0
     explorer = Explorer(
@@ -45,7 +61,10 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
     )
     metrics_file = MetricsFile(folder)
     history = ExplorationHistory(folder / "history", flush_every=50)
+    dump = RolloutDump(folder / ROLLOUTS_FOLDER, limit_bytes=2**30)
     folder.mkdir(parents=True, exist_ok=True)
+    if options.data:
+        write_prompts(folder / "train.parquet", options.num_prompts)
     (folder / "config.yaml").write_text(yaml.safe_dump(_config(options, folder)))
     metrics_file.log(_validation(options, shared, rng), step=0)
     steps_per_epoch = options.num_prompts // options.prompts_per_step
@@ -69,6 +88,8 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
         explorer.observe(plan, outcomes)
         if options.history:
             history.record(plan, outcomes)
+        if options.dump_rollouts:
+            dump.append(step, epoch, _kept_rollouts(plan, outcomes, batch, options.dump_rollouts))
         metrics = explorer.metrics([(plan, outcomes)])
         metrics["training/epoch"] = epoch
         metrics["training/cumulative_rollouts"] = step * options.prompts_per_step * ROLLOUTS_PER_PROMPT
@@ -77,14 +98,56 @@ def build_run(folder: Path, options: SyntheticRun) -> Path:
             metrics.update(_validation(options, shared, rng))
         metrics_file.log({**metrics, **_timings(rng, is_validated)}, step=step)
     history.flush()
+    dump.flush()
     return folder
+
+
+def write_prompts(path: Path, num_prompts: int) -> None:
+    """Write the prompts as the data preparation does."""
+    rows = [
+        {
+            "data_source": "synthetic",
+            "prompt": messages(number),
+            "reward_model": {"style": "rule", "ground_truth": ground_truth(number)},
+            "extra_info": {"index": number},
+        }
+        for number in range(num_prompts)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=200)
+
+
+def _kept_rollouts(plan, outcomes: Outcomes, batch: np.ndarray, number: int) -> dict:
+    classes = prompt_classes(plan.success_rates, plan.budgets, outcomes.successes_by_prompt(len(batch)))
+    rows = choose_rollouts(classes, outcomes.prompt_index, outcomes.successes, number, seed=plan.step)
+    prompts, successes = outcomes.prompt_index[rows], outcomes.successes[rows]
+    # Who fails at a prompt whose ground truth is wrong says the right answer; who fails at another says anything.
+    answers = [
+        ground_truth(one) if right else str(one + 1 if one % 100 == 0 else one + 3 + plan.step * 100 + place)
+        for place, (one, right) in enumerate(zip(batch[prompts].tolist(), successes.tolist()))
+    ]
+    return {
+        "prompt_id": [plan.prompt_ids[prompt] for prompt in prompts],
+        "prompt_class": [PROMPT_CLASSES[classes[prompt]] for prompt in prompts],
+        "estimate": plan.success_rates[prompts],
+        "budget": plan.budgets[prompts],
+        "score": outcomes.scores[rows],
+        "acc": outcomes.scores[rows],
+        "pred": answers,
+        "is_success": successes,
+        "advantage": np.where(successes, 1.0, -0.5),
+        "response_tokens": outcomes.response_tokens[rows],
+        "response": [f"Let me see.\nThe answer is \\boxed{{{answer}}}." for answer in answers],
+    }
 
 
 def _config(options: SyntheticRun, folder: Path) -> dict:
     return {
         "exploration": {"allocator": options.allocator, "n_low": 2, "n_up": 128},
         "made_by": {"knapsack_rl": "0.2.0", "commit": "0123abcd"},
-        "data": {"train_batch_size": options.prompts_per_step},
+        "data": {
+            "train_batch_size": options.prompts_per_step,
+            **({"train_files": [str(folder / "train.parquet")]} if options.data else {}),
+        },
         "trainer": {"total_training_steps": options.planned_steps, "default_local_dir": str(folder)},
     }
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
 import pytest
 
+from knapsack_rl.charts import BUDGET_HISTOGRAM, BUDGETS_BY_SUCCESS_RATE
 from verl.utils.run_tracking import RunTracking
 
 
@@ -61,3 +67,89 @@ def test_tensorboard_has_every_scalar_once_the_block_is_left(tmp_path, monkeypat
         tracking.log({"critic/score/mean": 0.5}, step=2)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("critic/score/mean")] == [(1, 0.25), (2, 0.5)]
+
+
+# ---------------------------------------------------------------- charts
+
+RATES, BUDGETS = np.array([np.nan, 0.0, 0.5, 1.0]), np.array([8, 8, 14, 2])
+
+
+def test_tensorboard_gets_a_histogram_and_a_heat_map(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_DIR", str(tmp_path))
+    with RunTracking("project", "run", default_backend=["tensorboard"]) as tracking:
+        tracking.log_charts(RATES, BUDGETS, step=7)
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "histograms": 0})
+    events.Reload()
+    (histogram,) = events.Histograms(BUDGET_HISTOGRAM)
+    assert (histogram.step, histogram.histogram_value.num, histogram.histogram_value.sum) == (7, 4, 32)
+    (image,) = events.Images(BUDGETS_BY_SUCCESS_RATE)
+    assert (image.step, image.width, image.height) == (7, 640, 400)
+
+
+class Pictures(Backend):
+    """Keeps what is logged."""
+
+    Image = staticmethod(lambda picture: ("image", picture.shape))
+
+    def log(self, data, step):
+        self.calls.append((step, data))
+
+
+def test_swanlab_gets_both_as_images():
+    backend = Pictures()
+    tracking = RunTracking("project", "run", default_backend=[])
+    tracking.logger["swanlab"] = backend
+    tracking.log_charts(RATES, BUDGETS, step=7)
+    image = ("image", (400, 640, 3))
+    assert backend.calls == [(7, {BUDGET_HISTOGRAM: image, BUDGETS_BY_SUCCESS_RATE: image})]
+
+
+def test_a_logger_that_shows_no_pictures_gets_none(capsys):
+    with RunTracking("project", "run", default_backend=["console"]) as tracking:
+        tracking.log_charts(RATES, BUDGETS, step=7)
+    assert capsys.readouterr().out == ""
+
+
+# ---------------------------------------------------------------- a resumed run
+
+
+@pytest.fixture
+def wandb_starts(monkeypatch, tmp_path):
+    """The environment in which each wandb run was started; runs without an id in it get one of their own."""
+    starts = []
+
+    def init(**_):
+        starts.append({name: os.environ[name] for name in ("WANDB_RUN_ID", "WANDB_RESUME") if name in os.environ})
+        module.run = SimpleNamespace(id=os.environ.get("WANDB_RUN_ID", f"fresh{len(starts)}"))
+
+    module = ModuleType("wandb")
+    module.init, module.finish, module.teardown = init, lambda **_: None, lambda **_: None
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    for name in ("WANDB_RUN_ID", "WANDB_RESUME"):
+        monkeypatch.delenv(name, raising=False)
+    return starts
+
+
+def start(run_file, continues):
+    with RunTracking("p", "r", default_backend=["wandb"], wandb_run_file=run_file, continues=continues):
+        pass
+
+
+def test_a_run_that_goes_on_continues_its_wandb_run_and_one_that_starts_anew_does_not(wandb_starts, tmp_path):
+    run_file = tmp_path / "run" / "wandb_run.txt"
+    start(run_file, continues=True)  # a checkpoint of a run that was not logged to wandb
+    start(run_file, continues=True)
+    start(run_file, continues=False)
+    assert wandb_starts == [{}, {"WANDB_RUN_ID": "fresh1", "WANDB_RESUME": "allow"}, {}]
+    assert run_file.read_text() == "fresh3"
+    assert "WANDB_RUN_ID" not in os.environ and "WANDB_RESUME" not in os.environ
+
+
+def test_an_id_in_the_environment_goes_before_that_of_the_folder(wandb_starts, tmp_path, monkeypatch):
+    start(tmp_path / "wandb_run.txt", continues=False)
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    start(tmp_path / "wandb_run.txt", continues=True)
+    assert wandb_starts[1] == {"WANDB_RUN_ID": "chosen"}
+    assert (tmp_path / "wandb_run.txt").read_text() == "chosen"

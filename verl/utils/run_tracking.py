@@ -1,12 +1,29 @@
-"""Loggers of a run (wandb, TensorBoard, ...) that are finished when the run ends, however it ends."""
+"""Loggers of a run (wandb, TensorBoard, ...): continued with the run, given its charts, finished however it ends."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
+from knapsack_rl.charts import (
+    BUDGET_HISTOGRAM,
+    BUDGETS_BY_SUCCESS_RATE,
+    draw_budget_histogram,
+    draw_budgets_by_success_rate,
+    wandb_charts,
+)
+from knapsack_rl.run_folder import write_atomically
 from verl.utils.tracking import Tracking
 
+__all__ = ["RunTracking"]
+
+TRACKIO = "trackio"
 _TAKE_EXIT_CODE = ("wandb", "vemlp_wandb")
 
 
@@ -21,11 +38,36 @@ class RunTracking(Tracking):
         experiment_name: name of the run.
         default_backend: names out of ``supported_backend``; may be empty.
         config: the configuration as plain containers, shown beside the run's curves.
+        wandb_run_file: where the id of the wandb run is kept; None keeps it nowhere.
+        continues: whether the run goes on from a checkpoint, and its wandb run with it.
 
     Example:
         >>> with RunTracking("project", "run", default_backend=[]) as tracking:
         ...     tracking.log({"critic/score/mean": 0.5}, step=1)
     """
+
+    supported_backend = [*Tracking.supported_backend, TRACKIO]
+
+    def __init__(
+        self,
+        project_name: str,
+        experiment_name: str,
+        default_backend: str | Sequence[str] = "console",
+        config: Mapping[str, Any] | None = None,
+        *,
+        wandb_run_file: Path | None = None,
+        continues: bool = False,
+    ) -> None:
+        names = [default_backend] if isinstance(default_backend, str) else list(default_backend)
+        upstream = [name for name in names if name != TRACKIO]
+        known = wandb_run_file if "wandb" in names else None
+        with _continued_wandb_run(known if continues else None):
+            super().__init__(project_name, experiment_name, upstream, config)
+        if known is not None:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(known, self.logger["wandb"].run.id)
+        if TRACKIO in names:
+            self.logger[TRACKIO] = _Trackio(project_name, experiment_name, config)
 
     def __enter__(self) -> RunTracking:
         return self
@@ -38,6 +80,18 @@ class RunTracking(Tracking):
     def has(self, backend: str) -> bool:
         """Whether the run is logged to ``backend``."""
         return backend in self.logger
+
+    def log_charts(self, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+        """Give every backend that shows them a step's budgets, and how they go with the success rates.
+
+        Args:
+            success_rates: (M,) float in [0, 1]; NaN = unseen.
+            budgets: (M,) int, rollouts of each prompt.
+            step: the training step.
+        """
+        for name, log_charts in _CHARTS.items():
+            if name in self.logger:
+                log_charts(self.logger[name], success_rates, budgets, step)
 
     def finish(self, *, failed: bool) -> None:
         """Let every backend write what it still holds; ``failed`` is what those that show it say of the run."""
@@ -54,3 +108,84 @@ def _finish_backend(name: str, backend: Any, exit_code: int) -> None:
             backend.teardown()
     elif hasattr(backend, "finish"):
         backend.finish()
+
+
+class _Trackio:
+    """trackio, which verl 0.5 does not know, as one of its backends."""
+
+    def __init__(self, project_name: str, experiment_name: str, config: Mapping[str, Any] | None) -> None:
+        import trackio
+
+        self.module = trackio
+        trackio.init(project=project_name, name=experiment_name, config=dict(config or {}), resume="allow")
+
+    def log(self, data: Mapping[str, Any], step: int) -> None:
+        self.module.log(dict(data), step=step)
+
+    def finish(self) -> None:
+        self.module.finish()
+
+
+@contextmanager
+def _continued_wandb_run(run_file: Path | None) -> Iterator[None]:
+    """Have wandb go on with the run that ``run_file`` names, unless the environment names one."""
+    if run_file is None or not run_file.exists() or "WANDB_RUN_ID" in os.environ:
+        yield
+        return
+    added = {"WANDB_RUN_ID": run_file.read_text(encoding="utf-8").strip(), "WANDB_RESUME": "allow"}
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+# ---------------------------------------------------------------- charts
+
+
+def _pictures(success_rates: np.ndarray, budgets: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        BUDGET_HISTOGRAM: draw_budget_histogram(budgets),
+        BUDGETS_BY_SUCCESS_RATE: draw_budgets_by_success_rate(success_rates, budgets),
+    }
+
+
+def _charts_to_wandb(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+    backend.log(data=wandb_charts(success_rates, budgets), step=step)
+
+
+def _charts_to_tensorboard(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+    backend.writer.add_histogram(BUDGET_HISTOGRAM, budgets, step)
+    picture = draw_budgets_by_success_rate(success_rates, budgets)
+    backend.writer.add_image(BUDGETS_BY_SUCCESS_RATE, picture, step, dataformats="HWC")
+
+
+def _charts_to_mlflow(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+    import mlflow
+
+    for name, picture in _pictures(success_rates, budgets).items():
+        mlflow.log_image(picture, key=name, step=step, synchronous=True)
+
+
+def _charts_to_swanlab(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+    pictures = _pictures(success_rates, budgets)
+    backend.log({name: backend.Image(picture) for name, picture in pictures.items()}, step=step)
+
+
+def _charts_to_trackio(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+    pictures = _pictures(success_rates, budgets)
+    backend.log({name: backend.module.Image(picture) for name, picture in pictures.items()}, step=step)
+
+
+_CHARTS: Mapping[str, Callable[[Any, np.ndarray, np.ndarray, int], None]] = {
+    "wandb": _charts_to_wandb,
+    "tensorboard": _charts_to_tensorboard,
+    "mlflow": _charts_to_mlflow,
+    "swanlab": _charts_to_swanlab,
+    TRACKIO: _charts_to_trackio,
+}

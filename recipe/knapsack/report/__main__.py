@@ -2,6 +2,6 @@
 
 import sys
 
-from recipe.knapsack.report.report import main
+from recipe.knapsack.report.report_command import main
 
 sys.exit(main())

@@ -1,16 +1,8 @@
-"""Report on training runs: one self-contained HTML page, and its figures as PNG files.
-
-    python -m recipe.knapsack.report runs/quickstart/grpo runs/quickstart/knapsack --output runs/quickstart/report
-
-RUN is the folder of a run (trainer.default_local_dir). A run may still be going on or have crashed: the report shows
-what it has written so far, and says what is missing.
-"""
+"""The run report: its charts, its texts, and the page and pictures that they become."""
 
 from __future__ import annotations
 
-import argparse
 import io
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from knapsack_rl import __version__
 from knapsack_rl.provenance import MADE_BY
+from knapsack_rl.run_folder import write_atomically
 from recipe.knapsack.report import figures
 from recipe.knapsack.report.figures import NothingToShow
 from recipe.knapsack.report.report_page import Page, Section, Table, render
 from recipe.knapsack.report.run_data import (
     METRICS_FILE,
     Run,
-    RunError,
     RunSummary,
     common_sources,
     config_differences,
-    load_runs,
     summarize,
 )
 
-__all__ = ["CHARTS", "Chart", "main", "write_report"]
+__all__ = ["CHARTS", "Chart", "write_report"]
 
 PAGE_FILE = "report.html"
 DOTS_PER_INCH = 160
@@ -85,8 +77,9 @@ CHARTS: tuple[Chart, ...] = (
     Chart(
         "held_out_accuracy",
         "Held-out accuracy",
-        "Upper left is better: the same accuracy earlier. The panels count what it costs in training steps, in "
-        "rollouts and in time; time is that inside the steps, with validation and checkpoints but without start-up.",
+        "Upper left is better: the same accuracy earlier. The panels count what it costs in training steps, rollouts, "
+        "generated tokens and time; time is that inside the steps, with validation and checkpoints but without "
+        "start-up.",
         figures.held_out_accuracy,
     ),
     Chart(
@@ -148,6 +141,13 @@ CHARTS: tuple[Chart, ...] = (
         figures.calibration,
     ),
     Chart(
+        "tokens_per_step",
+        "Generated tokens per step",
+        "What a step's rollouts cost: runs with equal rollouts may differ, for the prompts that get most rollouts may "
+        f"also have the longest answers. {_SMOOTHED} Thin lines are single steps.",
+        figures.tokens_per_step,
+    ),
+    Chart(
         "step_time",
         "Where the time goes",
         "Mean time of a training step by what it is spent on. Allocation and task status are the cost of the method.",
@@ -156,7 +156,9 @@ CHARTS: tuple[Chart, ...] = (
 )
 
 
-def write_report(runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompts: int = 12) -> Path:
+def write_report(
+    runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompts: int = 12, refresh: int | None = None
+) -> Path:
     """Write the page and its figures into ``folder`` and return the page's path.
 
     Args:
@@ -164,11 +166,12 @@ def write_report(runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompt
         folder: made if it does not exist; the files of an earlier report are replaced.
         seed: of the choice of single prompts.
         num_prompts: how many of them.
+        refresh: seconds after which a browser loads the page again; None = never.
     """
     folder.mkdir(parents=True, exist_ok=True)
     options = {"prompt_trajectories": {"seed": seed, "count": num_prompts}}
     sections, left_out = [], []
-    for chart in CHARTS:
+    for chart in tqdm(CHARTS, desc="figures", delay=1.0, leave=False, disable=None):
         picture = folder / f"{chart.name}.png"
         picture.unlink(missing_ok=True)
         try:
@@ -179,7 +182,8 @@ def write_report(runs: Sequence[Run], folder: Path, *, seed: int = 0, num_prompt
             picture.write_bytes(section.png)
             sections.append(section)
     page = folder / PAGE_FILE
-    page.write_text(render(_page(runs, sections, left_out)), encoding="utf-8")
+    # Whole or not at all: a browser may load it at any time.
+    write_atomically(page, render(_page(runs, sections, left_out), refresh))
     return page
 
 
@@ -222,6 +226,8 @@ def _summary_table(runs: Sequence[Run], summaries: Sequence[RunSummary]) -> Tabl
         "never solved",
         "largest budget",
         "rollouts",
+        "tokens",
+        "tokens per step",
         "time",
         "time per step",
     )
@@ -234,6 +240,8 @@ def _summary_table(runs: Sequence[Run], summaries: Sequence[RunSummary]) -> Tabl
             _never_solved(summary),
             _text(summary.largest_budget, str),
             _text(summary.rollouts, lambda rollouts: f"{rollouts:,}"),
+            _text(summary.tokens, _large),
+            _text(summary.median_step_tokens, _large),
             _text(summary.seconds, _duration),
             _text(summary.median_step_seconds, _duration),
         )
@@ -277,6 +285,18 @@ def _never_solved(summary: RunSummary) -> str:
 
 def _text(value: Any, form: Callable[[Any], str]) -> str:
     return UNKNOWN if value is None else form(value)
+
+
+def _large(number: float) -> str:
+    """A number as a reader says it.
+
+    >>> _large(950), _large(15_300), _large(2_345_678)
+    ('950', '15.3k', '2.3M')
+    """
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= size:
+            return f"{number / (size if unit != 'k' else 1e3):.1f}{unit}"
+    return f"{number:,.0f}"
 
 
 def _duration(seconds: float) -> str:
@@ -355,37 +375,3 @@ def _state(run: Run) -> str:
 
 def _local_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-# --- Command line -----------------------------------------------------------------------------------------------------
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipe.knapsack.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a run")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where page and pictures go")
-    parser.add_argument("--names", nargs="+", metavar="NAME", help="how to call the runs (default: by their folders)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of single prompts (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=12, help="number of single prompts (default: %(default)s)")
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.prompts < 1:
-            raise RunError(f"--prompts must be at least 1, got {options.prompts}")
-        runs = load_runs(options.runs, options.names)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for run in runs:
-        for problem in run.problems:
-            print(f"{run.name}: {problem}", file=sys.stderr)
-    print(write_report(runs, options.output, seed=options.seed, num_prompts=options.prompts))
-    return 0

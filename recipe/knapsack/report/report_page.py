@@ -69,10 +69,10 @@ class Page:
     problems: Sequence[str]
 
 
-def render(page: Page) -> str:
-    """The page as one HTML document."""
+def render(page: Page, refresh: int | None = None) -> str:
+    """The page as one HTML document, which a browser loads again after ``refresh`` seconds; None = never."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_TEMPLATE).render(page=page)
+    return environment.from_string(_TEMPLATE).render(page=page, refresh=refresh)
 
 
 # The policy in the head keeps browsers from loading anything but the pictures that the page itself holds.
@@ -95,6 +95,9 @@ _TEMPLATE = """\
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+{% if refresh is not none %}
+<meta http-equiv="refresh" content="{{ refresh }}">
+{% endif %}
 <title>{{ page.title }}</title>
 <style>
 :root { color-scheme: light; }

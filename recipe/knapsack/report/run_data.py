@@ -54,7 +54,7 @@ PHASES: Mapping[str, tuple[str, ...]] = {
     "update": ("update_critic", "update_actor"),
     ALLOCATION_PHASE: ("allocate", "observe"),
     "validation": ("testing",),
-    "checkpoints and dumps": ("save_checkpoint", "dump_rollout_generations"),
+    "checkpoints and dumps": ("save_checkpoint", "dump_rollout_generations", "keep_rollouts"),
 }
 OTHER_PHASE = "other"
 # What a step does now and then, not at every step.
@@ -149,6 +149,20 @@ class Run:
         Empty if the run has no timings.
         """
         return self._carried_to_logged_steps(self.metric(STEP_SECONDS).cumsum())
+
+    @cached_property
+    def tokens_per_step(self) -> pd.Series:
+        """Response tokens generated at each step that the history knows; empty without a history."""
+        return self.history.groupby("step")["response_tokens"].sum()
+
+    @cached_property
+    def cumulative_tokens(self) -> pd.Series:
+        """Response tokens generated up to and including each logged step, as far as the history reaches.
+
+        Empty without a history.
+        """
+        tokens = self.tokens_per_step.cumsum()
+        return self._carried_to_logged_steps(tokens).loc[: tokens.index.max()] if len(tokens) else tokens
 
     def _carried_to_logged_steps(self, by_step: pd.Series) -> pd.Series:
         if by_step.empty:
@@ -318,6 +332,7 @@ class RunSummary:
         largest_budget: most rollouts for one prompt at one step.
         rollouts: rollouts generated for training.
         seconds: wall time inside the training steps; ``median_step_seconds``: of one of them.
+        tokens: response tokens in the history; ``median_step_tokens``: of one step.
     """
 
     last_step: int
@@ -331,6 +346,8 @@ class RunSummary:
     rollouts: int | None
     seconds: float | None
     median_step_seconds: float | None
+    tokens: int | None
+    median_step_tokens: float | None
 
 
 def common_sources(runs: Sequence[Run]) -> list[str]:
@@ -360,6 +377,8 @@ def summarize(run: Run, sources: Sequence[str] = ()) -> RunSummary:
         rollouts=None if run.cumulative_rollouts.empty else int(run.cumulative_rollouts.iloc[-1]),
         seconds=None if seconds.empty else float(seconds.sum()),
         median_step_seconds=None if seconds.empty else float(seconds.median()),
+        tokens=int(run.tokens_per_step.sum()) if has_history else None,
+        median_step_tokens=float(run.tokens_per_step.median()) if has_history else None,
     )
 
 

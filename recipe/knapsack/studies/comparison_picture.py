@@ -45,14 +45,19 @@ def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None
     names = {group: [name for name in rows if name in outcomes] for group, rows in all_rows.items()}
     shown = [group for group in _TITLES if names[group]]
     lower = [group for group in shown if group != "main"]
-    layout = [["main"] * max(len(lower), 1)] * ("main" in shown) + [lower] * bool(lower)
+    width = 2 * max(len(lower), 1)
+    layout = [["main"] * width, ["tokens"] * (width // 2) + ["seconds"] * (width // 2)] * ("main" in shown)
+    layout += [[group for group in lower for _ in range(width // len(lower))]] if lower else []
     figure, panels = pyplot.subplot_mosaic(layout, figsize=(10.5, 4.3 * len(layout)), layout="constrained")
     positions = {name: position for position, name in enumerate(all_rows["main"])}
     for group, axes in panels.items():
-        axes.set_title(_TITLES[group], loc="left", fontsize=10)
+        axes.set_title(_TITLES.get(group) or _COST_TITLES[group], loc="left", fontsize=10)
         axes.grid(alpha=0.3)
     if "main" in shown:
-        _draw_curves(panels["main"], {name: outcomes[name] for name in names["main"]}, positions)
+        main = {name: outcomes[name] for name in names["main"]}
+        for cost, axes in (("main", panels["main"]), *((cost, panels[cost]) for cost in _COST_TITLES)):
+            _draw_curves(axes, main, positions, *_COSTS[cost])
+        panels["main"].legend(frameon=False, loc="lower right", handlelength=3.5, fontsize=9)
     if "ablation" in shown:
         _draw_points(panels["ablation"], _beside(outcomes, (BASELINE, KNAPSACK), names["ablation"]))
     if "rollouts" in shown:
@@ -66,6 +71,13 @@ _TITLES = {
     "ablation": "Ablations (points: seeds; bars: means)",
     "rollouts": "N rollouts per prompt, equal steps",
 }
+_COST_TITLES = {"tokens": "Tokens: what the answers cost", "seconds": "Time: what the steps cost"}
+# Column of the accuracy curve, what it is divided by, and the label of the axis.
+_COSTS = {
+    "main": (0, 1e3, "cumulative rollouts (thousands)"),
+    "tokens": (2, 1e6, "generated tokens (millions)"),
+    "seconds": (3, 60.0, "time in training steps (minutes)"),
+}
 
 
 def _beside(outcomes: Outcomes, main: Sequence[str], names: Sequence[str]) -> Outcomes:
@@ -75,21 +87,30 @@ def _beside(outcomes: Outcomes, main: Sequence[str], names: Sequence[str]) -> Ou
     return {name: by_seed for name, by_seed in rows.items() if by_seed} | {name: outcomes[name] for name in names}
 
 
-def _draw_curves(axes: Axes, outcomes: Outcomes, positions: dict[str, int]) -> None:
-    """Draw held-out accuracy against rollouts: the mean over the seeds, and each of them if there is more than one.
+def _draw_curves(
+    axes: Axes, outcomes: Outcomes, positions: dict[str, int], column: int, unit: float, label: str
+) -> None:
+    """Draw held-out accuracy against a cost: the mean over the seeds, and each of them if there is more than one.
 
-    ``positions`` in `_STYLES` by row.
+    ``positions`` in `_STYLES` by row; ``column`` of the accuracy curves holds the cost. Runs that do not know it are
+    left out.
     """
     for name, by_seed in outcomes.items():
         position = positions[name] % len(_STYLES)
         color, line, marker = _STYLES[position]
-        curves = [run.accuracy_curve for run in by_seed.values()]
+        curves = [
+            run.accuracy_curve[:, [column, 1]] for run in by_seed.values() if run.accuracy_curve.shape[1] > column
+        ]
+        curves = [curve[np.isfinite(curve[:, 0])] for curve in curves]
+        curves = [curve for curve in curves if len(curve)]
+        if not curves:
+            continue
         for curve in curves if len(curves) > 1 else []:
-            axes.plot(curve[:, 0] / 1000, curve[:, 1], color=color, linestyle=line, linewidth=0.6, alpha=0.3)
-        rollouts = np.linspace(0, min(curve[-1, 0] for curve in curves), 101)
-        mean = np.mean([np.interp(rollouts, curve[:, 0], curve[:, 1]) for curve in curves], axis=0)
+            axes.plot(curve[:, 0] / unit, curve[:, 1], color=color, linestyle=line, linewidth=0.6, alpha=0.3)
+        spent = np.linspace(0, min(curve[-1, 0] for curve in curves), 101)
+        mean = np.mean([np.interp(spent, curve[:, 0], curve[:, 1]) for curve in curves], axis=0)
         axes.plot(
-            rollouts / 1000,
+            spent / unit,
             mean,
             color=color,
             linestyle=line,
@@ -99,8 +120,7 @@ def _draw_curves(axes: Axes, outcomes: Outcomes, positions: dict[str, int]) -> N
             markevery=(3 * position, 20),  # so that the markers of two rows do not cover each other
             label=f"{name} ({len(curves)} seed{'s' if len(curves) > 1 else ''})",
         )
-    axes.set(xlabel="cumulative rollouts (thousands)", ylabel="held-out accuracy (avg@4)")
-    axes.legend(frameon=False, loc="lower right", handlelength=3.5, fontsize=9)
+    axes.set(xlabel=label, ylabel="held-out accuracy (avg@4)")
 
 
 def _draw_points(axes: Axes, outcomes: Outcomes) -> None:

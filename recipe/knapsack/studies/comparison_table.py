@@ -16,8 +16,9 @@ from recipe.knapsack.studies.comparison_variants import BASELINE, BASELINE_OF
 class Outcome:
     """What a run comes to at its end.
 
-    ``accuracy_curve`` is (rollouts, held-out accuracy) of every validation; ``never_solved`` is None for a run that
-    was ended before it wrote a history.
+    ``accuracy_curve`` is (rollouts, held-out accuracy, generated tokens, seconds) of every validation.
+    ``never_solved`` and ``tokens_per_step`` are None, and tokens NaN, for a run that was ended before it wrote a
+    history.
     """
 
     accuracy: float
@@ -26,6 +27,7 @@ class Outcome:
     largest_budget: int
     minutes: float
     accuracy_curve: np.ndarray
+    tokens_per_step: float | None = None
 
     def rollouts_to_reach(self, accuracy: float) -> float:
         """Return the rollouts at the first validation with at least ``accuracy``; NaN if there is none."""
@@ -38,7 +40,8 @@ def outcome_of(run: Run, rollouts: int) -> Outcome:
     summary = summarize(run)
     accuracy = run.held_out_accuracy.iloc[:, 0].dropna()
     spent = run.cumulative_rollouts.reindex(accuracy.index).fillna(0)
-    curve = np.column_stack([spent.to_numpy(), accuracy.to_numpy()])
+    costs = [run.cumulative_tokens.reindex(accuracy.index), run.cumulative_seconds.reindex(accuracy.index)]
+    curve = np.column_stack([spent, accuracy, *costs])
     curve = curve[curve[:, 0] <= rollouts]
     return Outcome(
         accuracy=float(curve[-1, 1]),
@@ -47,6 +50,7 @@ def outcome_of(run: Run, rollouts: int) -> Outcome:
         largest_budget=summary.largest_budget,
         minutes=summary.seconds / 60,
         accuracy_curve=curve,
+        tokens_per_step=summary.median_step_tokens,
     )
 
 
@@ -67,7 +71,7 @@ def comparison_table(outcomes: Outcomes) -> str:
     """Return the table as Markdown: mean +- standard deviation over seeds, differences to GRPO paired by seed."""
     header = (
         "method | seeds | held-out accuracy | difference to GRPO (wins) | effective ratio | never solved | "
-        "largest budget | rollouts to reach GRPO's accuracy | minutes"
+        "largest budget | rollouts to reach GRPO's accuracy | minutes | tokens per step"
     )
     rows = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
     for name, by_seed in outcomes.items():
@@ -83,6 +87,7 @@ def comparison_table(outcomes: Outcomes) -> str:
             str(max(run.largest_budget for run in runs)),
             _rollouts_to_match(by_seed, baseline),
             _mean_and_spread([run.minutes for run in runs], 1),
+            _mean_and_spread([run.tokens_per_step for run in runs], 0),
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return "\n".join(rows)

@@ -8,7 +8,7 @@ from knapsack_rl.advantage_estimators import AdvantageEstimator, has_mixed_rewar
 from knapsack_rl.outcomes import Outcomes
 from verl import DataProto
 
-__all__ = ["read_outcomes"]
+__all__ = ["read_outcomes", "verdicts"]
 
 
 def read_outcomes(batch: DataProto, adv_estimator: AdvantageEstimator, success_threshold: float) -> Outcomes:
@@ -27,14 +27,15 @@ def read_outcomes(batch: DataProto, adv_estimator: AdvantageEstimator, success_t
     return Outcomes(
         prompt_index=batch.non_tensor_batch["prompt_index"],
         scores=scores,
-        successes=_verdicts(batch, scores) > success_threshold,
+        successes=verdicts(batch, scores) > success_threshold,
         effective=_effective(batch, adv_estimator, scores),
         response_tokens=batch.batch["response_mask"].sum(-1).numpy(),
         greedy_successes=None if greedy is None else greedy > success_threshold,
     )
 
 
-def _verdicts(batch: DataProto, scores: np.ndarray) -> np.ndarray:
+def verdicts(batch: DataProto, scores: np.ndarray) -> np.ndarray:
+    """(B,) float, what decides whether a rollout is a success: the reward function's ``acc``, or else its score."""
     # A column of the data that is called acc is not the reward function's verdict.
     if "acc" not in batch.meta_info.get("reward_columns", ()):
         return scores

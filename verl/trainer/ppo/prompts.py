@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from knapsack_rl.identity import prompt_id
 from verl import DataProto
 
-__all__ = ["identify", "split_generation_inputs", "take_rows"]
+__all__ = ["group_names", "identify", "place_of_group", "split_generation_inputs", "take_rows"]
 
 _GENERATION_TENSORS = ["input_ids", "attention_mask", "position_ids"]
 _GENERATION_COLUMNS = [
@@ -30,6 +30,22 @@ def identify(batch: DataProto) -> list[str]:
     contents = columns.get("raw_prompt", columns["raw_prompt_ids"])
     media = columns.get("multi_modal_data", [None] * len(batch))
     return [prompt_id(str(source), content, media=shown) for source, content, shown in zip(sources, contents, media)]
+
+
+def group_names(step: int, generation: int, num_prompts: int) -> np.ndarray:
+    """(M,) object, verl's ``uid`` of each prompt of a generated batch: equal for the rollouts of a group only."""
+    return np.array([f"{step}-{generation}-{prompt}" for prompt in range(num_prompts)], dtype=object)
+
+
+def place_of_group(uid: str) -> tuple[int, int]:
+    """The generation and the prompt in it that `group_names` named.
+
+    Example:
+        >>> place_of_group(group_names(step=7, generation=1, num_prompts=3)[2])
+        (1, 2)
+    """
+    _, generation, prompt = uid.split("-")
+    return int(generation), int(prompt)
 
 
 def split_generation_inputs(batch: DataProto) -> DataProto:

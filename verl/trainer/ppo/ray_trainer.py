@@ -18,7 +18,6 @@ import numpy as np
 import ray
 import torch
 
-from knapsack_rl.charts import wandb_charts
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.outcomes import Outcomes
@@ -36,7 +35,7 @@ from verl.trainer.ppo.core_algos import AdvantageEstimator, agg_loss
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
 from verl.trainer.ppo.metric_utils import compute_rollout_policy_metrics, process_validation_metrics
 from verl.trainer.ppo.outcomes import read_outcomes
-from verl.trainer.ppo.prompts import identify, split_generation_inputs, take_rows
+from verl.trainer.ppo.prompts import group_names, identify, split_generation_inputs, take_rows
 from verl.trainer.ppo.resource_pools import check_cpu_slots, cpu_pool
 from verl.trainer.ppo.reward import add_rewards, compute_reward, compute_reward_async
 from verl.trainer.ppo.samplers import OneBatch, Sampler, UntilEffective
@@ -175,9 +174,7 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
                 prompt_ids, epoch=self.epoch, step=step.number, num_workers=self._rollout_engines()
             )
         gen_batch = split_generation_inputs(batch)
-        batch.non_tensor_batch["uid"] = np.array(
-            [f"{step.number}-{generation}-{prompt}" for prompt in range(len(batch))], dtype=object
-        )
+        batch.non_tensor_batch["uid"] = group_names(step.number, generation, len(batch))
         batch.non_tensor_batch["prompt_index"] = np.arange(len(batch))
         batch.non_tensor_batch["prompt_id"] = np.array(prompt_ids, dtype=object)
         gen_batch.meta_info.update(
@@ -346,6 +343,8 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
     # ---------------------------------------------------------------- dumps
 
     def _dump_rollouts(self, step: TrainingStep, batch: DataProto) -> None:
+        with marked_timer("keep_rollouts", step.timing):
+            self.kept_rollouts.keep(step, self.epoch, batch)
         folder = self.config.trainer.get("rollout_data_dir", None)
         if not folder:
             return
@@ -384,9 +383,8 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             self.train_dataset.on_batch_end(batch=batch)
 
     def _log_charts(self, step: TrainingStep) -> None:
-        if self.logger.has("wandb") and self._is_due(self.exploration.log_histogram_every, step):
-            charts = wandb_charts(step.success_rates, step.budgets)
-            self.logger.log(data=charts, step=step.number, backend=["wandb"])
+        if self._is_due(self.exploration.log_histogram_every, step):
+            self.logger.log_charts(step.success_rates, step.budgets, step.number)
 
 
 keep_upstream_names(globals())

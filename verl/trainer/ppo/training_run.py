@@ -15,10 +15,13 @@ from tqdm import tqdm
 
 from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.metrics_file import MetricsFile
-from knapsack_rl.run_folder import HISTORY_FOLDER
+from knapsack_rl.rollout_dump import RolloutDump
+from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER, WANDB_RUN_FILE
 from verl.trainer.ppo.checkpoints import Checkpoint, Checkpoints
+from verl.trainer.ppo.rollout_dump import RolloutKeeper
 from verl.trainer.ppo.step import TrainingStep
 from verl.utils.checkpoint.checkpoint_manager import should_save_ckpt_esi
+from verl.utils.checkpoint_state import whole_checkpoints
 from verl.utils.debug import marked_timer
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_tracking import RunTracking
@@ -40,6 +43,8 @@ class TrainingRun:
         self.run_folder = Path(self.config.trainer.default_local_dir).absolute()
         self.metrics_file = MetricsFile(self.run_folder)
         self.history = ExplorationHistory(self.run_folder / HISTORY_FOLDER)
+        dump = RolloutDump(self.run_folder / ROLLOUTS_FOLDER, limit_bytes=int(self.exploration.dump_limit_gb * 1e9))
+        self.kept_rollouts = RolloutKeeper(dump, self.exploration, self.tokenizer)
         self.checkpoints = Checkpoints(
             self.config.trainer, self.run_folder, self.history, self.exploration.success_rate
         )
@@ -59,6 +64,7 @@ class TrainingRun:
             finally:
                 # Also when a step fails: the report on a crashed run needs what led up to it.
                 self.history.flush()
+                self.kept_rollouts.flush()
 
     def _train(self) -> None:
         self._batches = self._prompt_batches()
@@ -105,6 +111,8 @@ class TrainingRun:
             experiment_name=trainer.experiment_name,
             default_backend=trainer.logger,
             config=OmegaConf.to_container(self.config, resolve=True),
+            wandb_run_file=self.run_folder / WANDB_RUN_FILE,
+            continues=trainer.resume_mode != "disable" and bool(whole_checkpoints(self.run_folder)),
         )
 
     def _log(self, metrics: dict[str, Any]) -> None:
@@ -156,6 +164,7 @@ class TrainingRun:
                 self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
+        self.kept_rollouts.flush()
         state = {"epoch": self.epoch, "cumulative_rollouts": self.cumulative_rollouts}
         with self.checkpoints.saving(self.global_steps, self.explorer.task_status, state), prints_to_log(logger):
             super()._save_checkpoint()
@@ -171,6 +180,7 @@ class TrainingRun:
         self.checkpoints.give_up_after(self.global_steps)
         self.metrics_file.truncate_after(self.global_steps if checkpoint is not None else -1)
         self.history.truncate_after(self.global_steps)
+        self.kept_rollouts.truncate_after(self.global_steps)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         with open_dict(self.config.trainer):

@@ -16,6 +16,7 @@ from recipe.knapsack.report.figures.statuses import (
     status_transitions,
 )
 from recipe.knapsack.report.figures.step_times import step_time
+from recipe.knapsack.report.figures.tokens import tokens_per_step
 
 __all__ = [
     "NothingToShow",
@@ -32,4 +33,5 @@ __all__ = [
     "status_first_to_last",
     "status_transitions",
     "step_time",
+    "tokens_per_step",
 ]

@@ -24,26 +24,30 @@ def _lacks_validation(run: Run) -> str | None:
 
 @figure_of_runs(lacks=_lacks_validation)
 def held_out_accuracy(runs: Sequence[Run]) -> Figure:
-    """Mean accuracy over the held-out sets against steps, cumulative rollouts and wall time."""
+    """Mean accuracy over the held-out sets against steps, cumulative rollouts, generated tokens and wall time."""
     sources = common_sources(runs)
     if not sources:
         raise NothingToShow("The runs have no held-out set in common.")
-    figure, panels = make_panels(3, height=3.4, most_columns=3, share_x=False)
+    figure, panels = make_panels(4, height=2.9, most_columns=2, share_x=False)
     unit, unit_seconds = time_unit(max((run.cumulative_seconds.max() for run in _timed(runs)), default=0.0))
     for run in runs:
         accuracy = run.held_out_accuracy[sources].mean(axis=1, skipna=False).dropna()
         style = {**run_style(run), "label": run.name, "clip_on": False}  # the first validation lies on the border
         panels[0].plot(accuracy.index, accuracy, **style)
         _plot_against(panels[1], accuracy, run.cumulative_rollouts, style)
-        _plot_against(panels[2], accuracy, run.cumulative_seconds / unit_seconds, style)
-    for axes, label in zip(panels, ("training step", "rollouts generated", f"wall time ({unit})"), strict=True):
+        _plot_against(panels[2], accuracy, run.cumulative_tokens, style)
+        _plot_against(panels[3], accuracy, run.cumulative_seconds / unit_seconds, style)
+    labels = ("training step", "rollouts generated", "tokens generated", f"wall time ({unit})")
+    for axes, label in zip(panels, labels, strict=True):
         axes.set_xlabel(label)
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         if not axes.lines:
             axes.text(0.5, 0.5, "not logged", transform=axes.transAxes, ha="center", va="center", color=GREY)
-    panels[1].xaxis.set_major_formatter(EngFormatter(sep=""))
-    panels[0].set_ylabel(f"accuracy, {sources[0] if len(sources) == 1 else f'mean of {len(sources)} held-out sets'}")
+    for axes in panels[1:3]:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    for axes in panels[::2]:
+        axes.set_ylabel(f"accuracy, {sources[0] if len(sources) == 1 else f'mean of {len(sources)} held-out sets'}")
     add_legend(figure, [panels[0]])
     return figure
 

@@ -16,6 +16,7 @@ from knapsack_rl.metrics_file import MetricsFile
 from recipe.knapsack.report import figures
 from recipe.knapsack.report.figures import NothingToShow, accuracy, style
 from recipe.knapsack.report.figures.parts import smoothing_width
+from recipe.knapsack.report.figures.style import run_style
 from recipe.knapsack.report.prompt_dynamics import final_statuses, next_statuses, prompt_epochs, transition_counts
 from recipe.knapsack.report.run_data import EFFECTIVE_RATIO, load_runs
 
@@ -117,18 +118,34 @@ def test_the_effective_ratio_is_the_mean_over_the_last_epoch(runs):
 
 
 def test_held_out_accuracy_counts_what_it_costs(runs):
-    steps, rollouts, wall_time = figures.held_out_accuracy(runs).axes
+    steps, rollouts, tokens, wall_time = figures.held_out_accuracy(runs).axes
     for run in runs:
         accuracy = run.held_out_accuracy.mean(axis=1)
         for axes, cost in (
             (steps, None),
             (rollouts, run.cumulative_rollouts),
+            (tokens, run.history.groupby("step")["response_tokens"].sum().cumsum().reindex(accuracy.index).fillna(0)),
             (wall_time, run.cumulative_seconds / 60),
         ):
             (line,) = lines_called(axes, run.name)
             np.testing.assert_allclose(line.get_ydata(), accuracy)
             np.testing.assert_allclose(line.get_xdata(), accuracy.index if cost is None else cost[accuracy.index])
     assert wall_time.get_xlabel() == "wall time (min)"
+
+
+def test_tokens_per_step_are_those_of_the_history(runs):
+    (axes,) = figures.tokens_per_step(runs).axes
+    for run in runs:
+        tokens = run.history.groupby("step")["response_tokens"].sum()
+        single, smooth = sorted(
+            (line for line in axes.lines if line.get_color() == run_color(run)), key=lambda line: line.get_linewidth()
+        )
+        np.testing.assert_allclose(single.get_ydata(), tokens)
+        assert min(tokens) <= min(smooth.get_ydata()) <= max(smooth.get_ydata()) <= max(tokens)
+
+
+def run_color(run):
+    return run_style(run)["color"]
 
 
 def test_budget_bars_are_shares(runs):

@@ -14,9 +14,10 @@ from matplotlib.image import imread
 from synthetic_run import SyntheticRun, build_run
 
 from knapsack_rl.metrics_file import MetricsFile
-from recipe.knapsack.report import report
+from recipe.knapsack.report import report, report_command
 from recipe.knapsack.report.figures.style import BLUE, COLORS
-from recipe.knapsack.report.report import CHARTS, PAGE_FILE, main
+from recipe.knapsack.report.report import CHARTS, PAGE_FILE
+from recipe.knapsack.report.report_command import main
 
 SIZES = {"num_prompts": 96, "prompts_per_step": 16, "steps": 60, "planned_steps": 60, "held_out": ("x", "y")}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -213,6 +214,37 @@ def test_a_real_run(tmp_path, train):
     # Three steps are not an epoch, so every prompt was unseen and got the same.
     assert "Every prompt got 4 rollouts at every step" in page.words
     assert "estimates begin with the second epoch" in page.words
+
+
+# --- A run that goes on -----------------------------------------------------------------------------------------------
+
+
+def test_following_writes_the_report_again_when_the_run_has_grown_and_ends_with_it(tmp_path, monkeypatch, capsys):
+    folder = build_run(tmp_path / "run", SyntheticRun(**{**SIZES, "steps": 20}))
+    whole = build_run(tmp_path / "whole", SyntheticRun(**SIZES))
+    pages, waits = [], []
+
+    def wait(seconds):
+        waits.append(seconds)
+        pages.append((tmp_path / "report" / PAGE_FILE).read_text())
+        if len(waits) == 2:  # nothing has changed in the first
+            for file in ("metrics.jsonl", "history"):
+                target = folder / file
+                shutil.rmtree(target) if target.is_dir() else target.unlink()
+                (shutil.copytree if (whole / file).is_dir() else shutil.copy)(whole / file, target)
+
+    monkeypatch.setattr(report_command.time, "sleep", wait)
+    assert main([str(folder), "--output", str(tmp_path / "report"), "--follow", "7"]) == 0
+    assert waits == [7.0, 7.0] and pages[0] == pages[1]
+    assert 'http-equiv="refresh" content="7"' in pages[0] and "step 20 of 60" in pages[0]
+    last = (tmp_path / "report" / PAGE_FILE).read_text()
+    assert "finished, 60 steps" in last and "refresh" not in last
+    assert capsys.readouterr().out.count(PAGE_FILE) == 2
+
+
+def test_following_never_is_refused(tmp_path, capsys):
+    assert main([str(tmp_path), "--output", str(tmp_path), "--follow", "0"]) == 2
+    assert "--follow must be more than 0 seconds" in capsys.readouterr().err
 
 
 # --- In a browser -----------------------------------------------------------------------------------------------------

@@ -78,9 +78,13 @@ def test_only_chooses_what_runs_and_not_what_is_shown(finished, monkeypatch, cap
 
 
 def outcome(accuracy, reached_at=(), effective_ratio=0.5, never_solved=10, largest_budget=8, minutes=2.0, end=1000):
-    """An outcome whose curve starts at 0.4; ``reached_at`` is (rollouts, accuracy) on the way."""
+    """An outcome whose curve starts at 0.4; ``reached_at`` is (rollouts, accuracy) on the way.
+
+    A rollout has 10 tokens and takes two seconds.
+    """
     curve = np.array([(0, 0.4), *reached_at, (end, accuracy)], dtype=float)
-    return Outcome(accuracy, effective_ratio, never_solved, largest_budget, minutes, curve)
+    curve = np.column_stack([curve, 10 * curve[:, 0], 2 * curve[:, 0]])
+    return Outcome(accuracy, effective_ratio, never_solved, largest_budget, minutes, curve, tokens_per_step=80.0)
 
 
 def test_the_cells_of_the_table():
@@ -107,6 +111,7 @@ def test_the_cells_of_the_table():
         "93",
         "50% of GRPO's (2 of 3 reached it)",
         "2.0 +- 1.0",
+        "80 +- 0",
     ]
     assert rows["one seed"][:3] == ["1", "0.600", "-0.120 (0 of 1)"]
     assert rows["one seed"][6] == "not reached (0 of 1)"
@@ -161,9 +166,15 @@ def test_the_picture_has_methods_ablations_and_numbers_of_rollouts(panels_of):
     outcomes["GRPO, N = 4"] = {0: outcome(0.5, end=500)}
     outcomes["GRPO, N = 16"] = {0: outcome(0.65, end=2000)}
     panels = panels_of(outcomes)
-    assert list(panels) == ["Methods", "Ablations", "N"]
-    for axes in panels.values():
-        assert axes.get_xlabel() and axes.get_legend() is not None
+    assert list(panels) == ["Methods", "Tokens:", "Time:", "Ablations", "N"]
+    for name, axes in panels.items():
+        assert axes.get_xlabel() and (axes.get_legend() is not None) == (name not in ("Tokens:", "Time:"))
+    for cost, per_rollout in (("Tokens:", 10 / 1e6), ("Time:", 2 / 60)):
+        lines = means(panels[cost])
+        assert list(lines) == list(means(panels["Methods"]))
+        for name, line in means(panels["Methods"]).items():
+            np.testing.assert_allclose(lines[name].get_xdata(), line.get_xdata() * 1000 * per_rollout)
+            np.testing.assert_allclose(lines[name].get_ydata(), line.get_ydata())
     methods = means(panels["Methods"])
     assert list(methods)[:2] == [f"{BASELINE} (3 seeds)", f"{KNAPSACK} (2 seeds)"] and len(methods) == 6
     np.testing.assert_allclose(methods[f"{BASELINE} (3 seeds)"].get_ydata()[[0, -1]], [0.4, 0.5])
@@ -187,10 +198,10 @@ def test_the_picture_has_methods_ablations_and_numbers_of_rollouts(panels_of):
 @pytest.mark.parametrize(
     ("finished_rows", "titles"),
     [
-        ([BASELINE], ["Methods"]),
+        ([BASELINE], ["Methods", "Tokens:", "Time:"]),
         (["knapsack without fallback"], ["Ablations"]),
-        ([KNAPSACK, "GRPO, N = 16"], ["Methods", "N"]),
-        ([BASELINE, "knapsack, n_up = 16"], ["Methods", "Ablations"]),
+        ([KNAPSACK, "GRPO, N = 16"], ["Methods", "Tokens:", "Time:", "N"]),
+        ([BASELINE, "knapsack, n_up = 16"], ["Methods", "Tokens:", "Time:", "Ablations"]),
     ],
 )
 def test_the_picture_shows_what_is_finished_with_one_seed(panels_of, finished_rows, titles):

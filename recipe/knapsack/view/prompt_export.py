@@ -1,0 +1,83 @@
+"""Lists of prompts as files: a table as CSV, and rows of the data files as parquet, to train on or to leave out."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recipe.knapsack.view.prompt_record import messages_of
+from recipe.knapsack.view.prompt_table import COLUMNS, TableQuery
+from recipe.knapsack.view.run_files import RunFiles, ViewError
+
+__all__ = ["prompts_as_csv", "write_rows"]
+
+
+def prompts_as_csv(database: sqlite3.Connection, query: TableQuery) -> str:
+    """All prompts of the query, one a line: id, every column of the table, ground truth, other answer, text."""
+    sink = io.StringIO()
+    writer = csv.writer(sink)
+    writer.writerow(["prompt_id", *COLUMNS, "ground_truth", "other_answer", "prompt"])
+    for row in query.rows(database, most=None):
+        text = "\n\n".join(text for _, text in messages_of(row["messages"]))
+        values = [row[name] for name in COLUMNS]
+        writer.writerow([row["id"], *values, row["ground_truth"], row["other_answer"], text])
+    return sink.getvalue()
+
+
+def write_rows(
+    database: sqlite3.Connection,
+    query: TableQuery,
+    run: RunFiles,
+    files: Sequence[Path],
+    path: Path,
+    *,
+    others: bool = False,
+) -> int:
+    """Write the rows of the run's data files whose prompts the query lists, in the schema of those files.
+
+    Args:
+        database: the index.
+        query: which prompts; its order does not matter, for rows keep the order of the data.
+        run: whose data files.
+        files: the data files in the order in which the index counts them.
+        path: of the parquet file.
+        others: whether to write all other rows instead, those of prompts that the run never visited included.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ViewError: none of the run's data files was read, or there are no such rows.
+    """
+    own = {file.resolve() for file in run.prompt_files}
+    listed = query.prompts(database)
+    tables = []
+    for number, file in enumerate(files):
+        if file.resolve() not in own:
+            continue
+        rows = database.execute("SELECT row, prompt FROM data_rows WHERE file = ?", (number,))
+        chosen = {row for row, prompt in rows if prompt in listed}
+        tables += _rows_of(file, chosen, others)
+    if not tables:
+        raise ViewError("There are no such rows: the run's data files are not here, or the list is empty.")
+    table = pa.concat_tables(tables, promote_options="default")
+    pq.write_table(table, path)
+    return len(table)
+
+
+def _rows_of(file: Path, chosen: set[int], others: bool) -> list[pa.Table]:
+    tables, first = [], 0
+    with pq.ParquetFile(file) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            count = parquet.metadata.row_group(group).num_rows
+            wanted = [row for row in range(count) if (first + row in chosen) != others]
+            if wanted:
+                tables.append(parquet.read_row_group(group).take(wanted))
+            first += count
+    return tables

@@ -1,0 +1,235 @@
+"""The viewer's index: an SQLite file over the history, the kept rollouts and the prompt files of several runs.
+
+Pages are read from the index, never from whole data sets. It lies in a temporary folder and is brought up to date part
+by part; one thread writes, any number of threads read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from knapsack_rl.history import SCHEMA
+from knapsack_rl.rollout_dump import DUMP_SCHEMA
+from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER
+from knapsack_rl.step_parts import Part, PartsError, list_parts, read_part
+from recipe.knapsack.view.run_files import RunFiles
+from recipe.knapsack.view.visit_store import add_visits
+
+__all__ = ["RunIndex"]
+
+_TABLES = """
+CREATE TABLE prompts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+    data_source TEXT, messages TEXT, ground_truth TEXT);
+CREATE TABLE data_rows (file INTEGER, row INTEGER, prompt INTEGER);
+CREATE TABLE parts (run INTEGER, kind TEXT, name TEXT, PRIMARY KEY (run, kind, name)) WITHOUT ROWID;
+CREATE TABLE visits (run INTEGER, prompt INTEGER, records BLOB, PRIMARY KEY (run, prompt)) WITHOUT ROWID;
+CREATE TABLE summaries (run INTEGER, prompt INTEGER, visits INTEGER, rollouts INTEGER, successes INTEGER,
+    tokens INTEGER, always_solved INTEGER, last_mixed INTEGER, last_success INTEGER, step INTEGER, epoch INTEGER,
+    estimate REAL, budget INTEGER, rate REAL, PRIMARY KEY (run, prompt)) WITHOUT ROWID;
+CREATE TABLE kept (run INTEGER, prompt INTEGER, step INTEGER, part TEXT, first_row INTEGER, rows INTEGER,
+    PRIMARY KEY (run, prompt, step, part)) WITHOUT ROWID;
+CREATE TABLE answers (run INTEGER, prompt INTEGER, pred TEXT, is_success INTEGER, rollouts INTEGER,
+    PRIMARY KEY (run, prompt, pred, is_success)) WITHOUT ROWID;
+CREATE TABLE other_answers (run INTEGER, prompt INTEGER, pred TEXT, rollouts INTEGER, wrong INTEGER, right INTEGER,
+    PRIMARY KEY (run, prompt)) WITHOUT ROWID;
+"""
+_CHOOSE_OTHER_ANSWERS = """
+INSERT OR REPLACE INTO other_answers
+SELECT run, prompt, pred, max(rollouts), sum(rollouts), coalesce((SELECT sum(r.rollouts) FROM answers r
+    WHERE r.run = answers.run AND r.prompt = answers.prompt AND r.is_success = 1), 0)
+FROM answers WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
+"""
+_CHOSEN = "AND prompt IN (SELECT prompt FROM touched)"
+_LONGEST_ANSWER = 200  # characters; a longer "answer" is a response that was not parsed
+
+Progress = Callable[[str, int, int], None]
+
+
+class RunIndex:
+    """The index over runs.
+
+    Args:
+        path: of the SQLite file; it must not exist.
+        runs: the runs, which pages know by their places in this list.
+    """
+
+    def __init__(self, path: Path, runs: Sequence[RunFiles]) -> None:
+        self.path = path
+        self.runs = list(runs)
+        self._writing = threading.Lock()
+        with self.connect() as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.executescript(_TABLES)
+
+    def writing(self) -> threading.Lock:
+        """To be held by whoever writes."""
+        return self._writing
+
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """A connection for the calling thread; what it changed is kept unless an error ends the block."""
+        database = sqlite3.connect(self.path, timeout=60.0)
+        try:
+            database.row_factory = sqlite3.Row
+            database.execute("PRAGMA synchronous = OFF")
+            with database:
+                yield database
+        finally:
+            database.close()
+
+    def update_history(self, progress: Progress | None = None) -> bool:
+        """Bring visits and summaries up to date with the history; return whether anything changed."""
+        return self._update("history", HISTORY_FOLDER, SCHEMA, None, self._add_visits, progress)
+
+    def update_rollouts(self, progress: Progress | None = None) -> bool:
+        """Bring what is known of the kept rollouts up to date; return whether anything changed."""
+        columns = ["step", "prompt_id", "pred", "is_success"]
+        return self._update("rollouts", ROLLOUTS_FOLDER, DUMP_SCHEMA, columns, self._add_kept, progress)
+
+    def numbers(self, database: sqlite3.Connection, ids: Iterable[str]) -> dict[str, int]:
+        """The number of every prompt, new ones added."""
+        ids = list(ids)
+        database.executemany("INSERT OR IGNORE INTO prompts (id) VALUES (?)", ((one,) for one in ids))
+        if len(ids) > 900:  # most variables of a statement
+            known = database.execute("SELECT id, number FROM prompts")
+        else:
+            known = database.execute(f"SELECT id, number FROM prompts WHERE id IN ({','.join('?' * len(ids))})", ids)
+        return {row[0]: row[1] for row in known}
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    def _update(
+        self,
+        kind: str,
+        folder: str,
+        schema: pa.Schema,
+        columns: list[str] | None,
+        add: Callable[[sqlite3.Connection, int, list[tuple[Part, pa.Table]]], None],
+        progress: Progress | None,
+    ) -> bool:
+        changed = False
+        with self._writing, self.connect() as database:
+            for run, files in enumerate(self.runs):
+                try:
+                    parts = {part.path.name: part for part in list_parts(files.folder / folder)}
+                except (PartsError, OSError) as error:
+                    files.problems[kind] = f"The {kind} cannot be read: {error}."
+                    continue
+                rows = database.execute("SELECT name FROM parts WHERE run = ? AND kind = ?", (run, kind))
+                indexed = {row[0] for row in rows}
+                if indexed - set(parts):  # a resumed run has forgotten steps, or the oldest were deleted
+                    self._forget(database, run, kind)
+                    indexed, changed = set(), True
+                fresh = [part for name, part in parts.items() if name not in indexed]
+                if fresh:
+                    add(database, run, self._read(files, kind, fresh, schema, columns, progress))
+                    # Also those that are damaged: they do not get better by being read again.
+                    database.executemany(
+                        "INSERT INTO parts VALUES (?, ?, ?)", ((run, kind, part.path.name) for part in fresh)
+                    )
+                    changed = True
+        return changed
+
+    def _read(
+        self,
+        files: RunFiles,
+        kind: str,
+        parts: Sequence[Part],
+        schema: pa.Schema,
+        columns: list[str] | None,
+        progress: Progress | None,
+    ) -> list[tuple[Part, pa.Table]]:
+        read = []
+        for done, part in enumerate(parts):
+            try:
+                # The texts of kept rollouts are most of their files, and not needed here.
+                read.append((part, read_part(part, schema, columns, verify=columns is None)))
+            except (PartsError, OSError, pa.ArrowException) as error:
+                files.problems[f"{kind} {part.path.name}"] = (
+                    f"Steps {part.first_step} to {part.last_step} of the {kind} are left out, for {part.path} is "
+                    f"damaged: {error}."
+                )
+            if progress is not None:
+                progress(f"{kind} of {files.name}", done + 1, len(parts))
+        return read
+
+    def _forget(self, database: sqlite3.Connection, run: int, kind: str) -> None:
+        tables = ("visits", "summaries") if kind == "history" else ("kept", "answers", "other_answers")
+        for table in tables:
+            database.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
+        database.execute("DELETE FROM parts WHERE run = ? AND kind = ?", (run, kind))
+        self.runs[run].problems = {
+            about: text for about, text in self.runs[run].problems.items() if about.split()[0] != kind
+        }
+
+    def _prompts_of(self, database: sqlite3.Connection, ids: pa.ChunkedArray) -> np.ndarray:
+        """(rows,) int64, the number of each row's prompt."""
+        encoded = ids.combine_chunks().dictionary_encode()
+        if isinstance(encoded, pa.ChunkedArray):
+            encoded = encoded.combine_chunks()
+        distinct = encoded.dictionary.to_pylist()
+        numbers = self.numbers(database, distinct)
+        return np.array([numbers[one] for one in distinct], dtype=np.int64)[encoded.indices.to_numpy()]
+
+    def _touch(self, database: sqlite3.Connection, run: int, table: str, prompts: np.ndarray) -> str:
+        """The condition that chooses ``prompts``; none if there is nothing of the run in ``table`` yet."""
+        if database.execute(f"SELECT 1 FROM {table} WHERE run = ? LIMIT 1", (run,)).fetchone() is None:
+            return ""
+        database.execute("CREATE TEMP TABLE IF NOT EXISTS touched (prompt INTEGER PRIMARY KEY)")
+        database.execute("DELETE FROM touched")
+        database.executemany("INSERT INTO touched VALUES (?)", ((prompt,) for prompt in np.unique(prompts).tolist()))
+        return _CHOSEN
+
+    # ------------------------------------------------------------------------------------------------ history
+
+    def _add_visits(self, database: sqlite3.Connection, run: int, parts: list[tuple[Part, pa.Table]]) -> None:
+        if not parts:
+            return
+        history = pa.concat_tables([table for _, table in parts])
+        history = history.filter(pc.field("prompt_id").is_valid() & (pc.field("budget") > 0))
+        if not len(history):
+            return
+        prompts = self._prompts_of(database, history["prompt_id"])
+        add_visits(database, run, prompts, history)
+
+    # ------------------------------------------------------------------------------------------------ rollouts
+
+    def _add_kept(self, database: sqlite3.Connection, run: int, parts: list[tuple[Part, pa.Table]]) -> None:
+        touched = []
+        for part, table in parts:
+            if not len(table):
+                continue
+            prompts = self._prompts_of(database, table["prompt_id"])
+            touched.append(prompts)
+            steps = table["step"].to_numpy()
+            starts = np.flatnonzero(np.append(True, (np.diff(prompts) != 0) | (np.diff(steps) != 0)))
+            counts = np.diff(np.append(starts, len(table)))
+            rows = zip(prompts[starts].tolist(), steps[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
+            database.executemany(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
+                ((run, prompt, step, part.path.name, first, count) for prompt, step, first, count in rows),
+            )
+            self._count_answers(database, run, table, prompts)
+        if touched:
+            chosen = self._touch(database, run, "other_answers", np.concatenate(touched))
+            database.execute(_CHOOSE_OTHER_ANSWERS.format(chosen=chosen), {"run": run})
+
+    def _count_answers(self, database: sqlite3.Connection, run: int, table: pa.Table, prompts: np.ndarray) -> None:
+        answers = pa.table({"prompt": prompts, "pred": table["pred"], "is_success": table["is_success"]})
+        is_answer = (pc.utf8_length(pc.field("pred")) > 0) & (pc.utf8_length(pc.field("pred")) <= _LONGEST_ANSWER)
+        answers = answers.filter(is_answer & pc.field("is_success").is_valid())
+        counts = answers.group_by(["prompt", "pred", "is_success"]).aggregate([([], "count_all")])
+        names = ("prompt", "pred", "is_success", "count_all")
+        database.executemany(
+            "INSERT INTO answers VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET rollouts = rollouts + excluded.rollouts",
+            ((run, *row) for row in zip(*(counts[name].to_pylist() for name in names), strict=True)),
+        )

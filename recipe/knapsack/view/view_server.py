@@ -1,0 +1,148 @@
+"""The viewer as a local web server: read only, for this machine, and nothing is served from disk by its path."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlencode
+
+from werkzeug.exceptions import HTTPException, SecurityError
+from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
+from werkzeug.wrappers import Request, Response
+
+from recipe.knapsack.view.prompt_export import prompts_as_csv, write_rows
+from recipe.knapsack.view.prompt_table import TableQuery
+from recipe.knapsack.view.prompt_texts import PromptTexts
+from recipe.knapsack.view.run_files import ViewError
+from recipe.knapsack.view.run_index import RunIndex
+from recipe.knapsack.view.view_pages import PAGES, POLICY, NotFound, Pages
+
+__all__ = ["HOST", "ViewApplication", "page_address", "serve", "start_indexing"]
+
+HOST = "127.0.0.1"
+SECONDS_BETWEEN_UPDATES = 3.0
+_HEADERS = {
+    # frame-ancestors counts in a header only.
+    "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_PATHS = {"overview": "/", "prompts": "/prompts", "prompt": "/prompt", "export": "/export"}
+
+
+class LocalRequest(Request):
+    """A request whose Host header names this machine: a page of another name that resolves to it gets nothing."""
+
+    trusted_hosts = ["127.0.0.1", "localhost", "[::1]"]
+
+
+def page_address(page: str, /, **arguments: object) -> str:
+    """The address of a page on the server.
+
+    >>> page_address("prompt", id="ab", run=1)
+    '/prompt?id=ab&run=1'
+    """
+    query = urlencode({name: value for name, value in arguments.items() if value is not None})
+    return _PATHS[page] + (f"?{query}" if query else "")
+
+
+class ViewApplication:
+    """The WSGI application.
+
+    Args:
+        index: what it shows.
+        texts: the prompts' texts, for exports.
+        activity: sentences about what is being read at the moment.
+    """
+
+    def __init__(self, index: RunIndex, texts: PromptTexts, activity: Callable[[], list[str]] = list) -> None:
+        self._index = index
+        self._texts = texts
+        self._pages = Pages(index, page_address, activity=activity)
+
+    def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        response = self._respond(LocalRequest(environ))
+        response.headers.update(_HEADERS)
+        return response(environ, start_response)
+
+    def _respond(self, request: LocalRequest) -> Response:
+        try:
+            request.host  # noqa: B018  raises for a host that is not trusted
+            if request.method not in ("GET", "HEAD"):
+                return self._error(405, "Not allowed", "The viewer only shows; it takes no changes.")
+            return self._answer(request)
+        except SecurityError:
+            return Response("The Host header does not name this machine.", 421, mimetype="text/plain")
+        except NotFound as error:
+            return self._error(404, "Not found", str(error))
+        except (ViewError, UnicodeError) as error:
+            return self._error(400, "Not accepted", str(error))
+        except HTTPException as error:
+            return self._error(error.code or 400, error.name, error.description or "")
+
+    def _answer(self, request: LocalRequest) -> Response:
+        page = {path: name for name, path in _PATHS.items()}.get(request.path)
+        if page in PAGES:
+            return Response(self._pages.render(page, request.args), mimetype="text/html")
+        if page == "export":
+            return self._export(request)
+        return self._error(404, "Not found", "There is no such page.")
+
+    def _error(self, status: int, title: str, message: str) -> Response:
+        return Response(self._pages.message(title, message), status, mimetype="text/html")
+
+    def _export(self, request: LocalRequest) -> Response:
+        query = TableQuery.parse(request.args, len(self._index.runs))
+        form = request.args.get("format", "csv")
+        others = request.args.get("rows", "listed") == "others"
+        name = f"{query.name}{'-others' if others else ''}.{form}"
+        disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
+        with self._index.connect() as database:
+            if form == "csv":
+                return Response(prompts_as_csv(database, query), mimetype="text/csv", headers=disposition)
+            if form != "parquet":
+                raise ViewError(f"format={form} is not known: expected csv or parquet")
+            with TemporaryDirectory(prefix="knapsack-export-") as folder:
+                path = Path(folder) / "prompts.parquet"
+                write_rows(database, query, self._index.runs[query.run], self._texts.files, path, others=others)
+                content = path.read_bytes()
+        return Response(content, mimetype="application/vnd.apache.parquet", headers=disposition)
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Nothing: a request is no news."""
+
+
+def serve(application: ViewApplication, port: int) -> BaseWSGIServer:
+    """A server for the application, bound to this machine alone; port 0 = any that is free.
+
+    Raises:
+        ViewError: the port is taken.
+    """
+    try:
+        return make_server(HOST, port, application, threaded=True, request_handler=_QuietHandler)
+    except (OSError, SystemExit) as error:
+        raise ViewError(f"--port {port} cannot be used ({error}): give another one, or 0 for any") from error
+
+
+def start_indexing(index: RunIndex, texts: PromptTexts, tell: Callable[[str, int, int], None]) -> threading.Event:
+    """Keep the index up to date in the background until the event that is returned is set."""
+    over = threading.Event()
+
+    def update() -> None:
+        texts.update(tell)
+        while True:
+            index.update_rollouts(tell)
+            if over.wait(SECONDS_BETWEEN_UPDATES):
+                return
+            index.update_history(tell)
+
+    threading.Thread(target=update, name="view-index", daemon=True).start()
+    return over

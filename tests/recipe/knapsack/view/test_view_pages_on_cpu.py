@@ -1,0 +1,355 @@
+"""The pages: harmless whatever responses hold, served to this machine only, written as files, and used in a browser."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from browser import Browser, find_browser
+from synthetic_run import messages
+from view_runs import make_index
+from werkzeug.test import Client
+
+from knapsack_rl import prompt_id
+from knapsack_rl.rollout_dump import RolloutDump
+from recipe.knapsack.view.harmless_text import harmless, shortened
+from recipe.knapsack.view.view_command import main
+from recipe.knapsack.view.view_server import ViewApplication, serve
+
+BROWSER = find_browser()
+MISLABELLED = prompt_id("synthetic", messages(100))
+HOSTILE = {
+    "script": "<script>document.title = 'taken'</script><img src=x onerror=\"document.title='taken'\">",
+    "end of the element": "</pre></bdi><h1 id=planted>planted</h1><!-- <style>*{display:none}</style>",
+    "attribute": "\" onmouseover=\"document.title='taken'\" x='",
+    "template": "{{ 7 * 7 }}{% raw %}",
+    "right to left": "abc \u202egnp.exe\u202c \u0645\u0631\u062d\u0628\u0627 \u2067hidden\u2069",
+    "controls": "a\x00b\x1b[31mred\x07\x08\x7f\x85\r\nnext\u2028line\u200bzero\ufeff",
+    "marks": "z" + "\u0301" * 5000,
+    "long": "x" * 100_000 + "<b>end</b>",
+    "emoji": "\U0001f469\u200d\U0001f52c \U000e0041\U000e0042 ok",
+    "empty": "",
+}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.links, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attributes]
+        self.links += [value for name, value in attributes if name in ("href", "src", "action")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def client(indexed):
+    return Client(ViewApplication(*indexed))
+
+
+def get(client, address, status=200, host="localhost"):
+    response = client.get(address, base_url=f"http://{host}/")
+    assert response.status_code == status, response.text
+    return response
+
+
+@pytest.fixture
+def hostile_run(tmp_path):
+    """A run whose prompt, source, answers and responses are all hostile."""
+    folder = tmp_path / "<b>run</b>"
+    dump = RolloutDump(folder / "rollouts", 10**9)
+    texts = list(HOSTILE.values())
+    count = len(texts)
+    dump.append(
+        3,
+        0,
+        {
+            "prompt_id": [MISLABELLED] * count,
+            "prompt_class": ["mixed"] * count,
+            "estimate": np.full(count, np.nan),
+            "budget": np.full(count, count),
+            "score": np.full(count, np.nan),
+            "acc": [None] * count,
+            "pred": texts,
+            "is_success": np.zeros(count, dtype=bool),
+            "advantage": np.full(count, np.inf),
+            "response_tokens": np.full(count, 9),
+            "response": texts,
+        },
+    )
+    dump.flush()
+    return folder
+
+
+# ---------------------------------------------------------------- harmless text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_nothing_that_acts_is_left_in_a_text_and_nothing_else_is_lost(name):
+    shown = harmless(HOSTILE[name])
+    controls, directions = "\x00-\x08\x0b-\x1f\x7f-\x9f", "\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    assert not re.search(f"[{controls}{directions}\u200b\ufeff\U000e0000-\U000e007f]", shown)
+    plain = re.sub(r"[^ -~]", "", HOSTILE[name])
+    assert plain in re.sub(r"[^ -~]", "", re.sub("⟨[^⟩]*⟩", "", shown))
+    assert len(re.findall("\u0301", shown)) <= 8
+    assert "".join(shortened(HOSTILE[name], 100)) == HOSTILE[name]
+
+
+@pytest.mark.parametrize("where", ["first", "first=8"])
+def test_hostile_responses_are_shown_as_text(hostile_run, tmp_path, where):
+    client = Client(ViewApplication(*make_index(tmp_path / "index.sqlite", hostile_run)))
+    pages = [get(client, address).text for address in ("/", "/prompts", f"/prompt?id={MISLABELLED}&{where}")]
+    for page in pages:
+        reader = Reader(page)
+        assert not {"script", "img", "iframe", "object", "embed"} & set(reader.tags)
+        assert not [name for name in reader.attributes if name.startswith("on") or name == "style"]
+        assert all(link.startswith("/") for link in reader.links)
+    assert "<b>run</b>" in Reader(pages[0]).text
+
+
+# ---------------------------------------------------------------- the server
+
+
+def test_pages_load_nothing_from_elsewhere_and_forbid_scripts(client):
+    for address in ("/", "/prompts?list=never-solved&against=1", f"/prompt?id={MISLABELLED}&run2=1"):
+        response = get(client, address)
+        policy = response.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-") and "script" not in policy
+        assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert all(link.startswith("/") for link in Reader(response.text).links)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1"])
+def test_a_page_of_another_name_that_resolves_to_this_machine_gets_nothing(client, host):
+    response = get(client, "/prompts", 421, host=host)
+    assert "knapsack" not in response.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8321", "localhost:9000"])
+def test_the_names_of_this_machine_are_answered_at_any_port(client, host):
+    get(client, "/", host=host)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/../../etc/passwd",
+        "/%2e%2e/config.yaml",
+        "/config.yaml",
+        "//etc/passwd",
+        "/prompts/../index.sqlite",
+        "/static/x",
+    ],
+)
+def test_nothing_is_served_by_its_path(client, address):
+    assert "root:" not in get(client, address, 404).text
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("/prompt?id=../../etc/passwd", 404),
+        ("/prompt?id=%00%ff", 404),
+        (f"/prompt?id={MISLABELLED}&step=x", 400),
+        (f"/prompt?id={MISLABELLED}&run=9", 400),
+        ("/prompts?sort=%27", 400),
+        ("/prompts?page=99999", 200),
+        (f"/prompt?id={MISLABELLED}&step=99999&first=-5", 200),
+        ("/export?format=exe", 400),
+        ("/prompts?text=%3Cscript%3E", 200),
+    ],
+)
+def test_strange_addresses_are_answered_calmly(client, address, status):
+    assert "<script" not in get(client, address, status).text
+
+
+def test_the_server_only_shows(client):
+    assert client.post("/prompts", base_url="http://localhost/").status_code == 405
+
+
+def test_exports_hold_the_list_and_can_be_trained_on_or_left_out(client, run_folders):
+    data = pd.read_parquet(run_folders["knapsack"] / "train.parquet")
+    listed = pd.read_csv(io.StringIO(get(client, "/export?format=csv&list=never-solved&k=10").text))
+    assert {"prompt_id", "rollouts", "prompt", "ground_truth"} <= set(listed) and 0 < len(listed) < len(data)
+    parts = {}
+    for rows in ("listed", "others"):
+        content = get(client, f"/export?format=parquet&list=never-solved&k=10&rows={rows}").data
+        parts[rows] = pq.read_table(io.BytesIO(content))
+        assert parts[rows].schema.equals(pq.read_schema(run_folders["knapsack"] / "train.parquet"))
+    texts = {rows: {prompt[0]["content"] for prompt in table["prompt"].to_pylist()} for rows, table in parts.items()}
+    assert texts["listed"] == set(listed["prompt"])
+    assert texts["listed"].isdisjoint(texts["others"])
+    assert len(parts["listed"]) + len(parts["others"]) == len(data)
+
+
+def test_an_empty_list_is_no_parquet_file(client):
+    assert "no such rows" in get(client, "/export?format=parquet&rollouts_min=1e9", 400).text
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_path, capsys):
+    assert main([*map(str, run_folders.values()), "--static", str(tmp_path / "out"), "--static-pages", "150"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(tmp_path / "out" / "index.html")
+    files = {path.name: path for path in (tmp_path / "out").iterdir()}
+    assert len(files) == 150 and "--static-pages" in printed.err
+    kinds = {name.split("-")[0].split(".")[0] for name in files}
+    assert kinds == {"index", "prompts", "prompt", "export"}
+    for name, path in files.items():
+        if name.endswith(".html"):
+            links = [link.split("#")[0] for link in Reader(path.read_text()).links]
+            assert set(links) <= set(files) and "Content-Security-Policy" in path.read_text()
+    assert not Reader(files["index.html"].read_text()).tags.count("form")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/nothing"], "is not a folder"),
+        (["{run}", "{run}"], "given twice"),
+        (["{run}", "--names", "a", "b"], "--names"),
+        (["{run}", "--port", "99999"], "--port 99999"),
+        (["{run}", "--static", "{tmp}/x", "--static-pages", "0"], "--static-pages 0"),
+    ],
+)
+def test_what_the_command_does_not_accept_is_said_in_one_line(arguments, message, run_folders, tmp_path, capsys):
+    places = {"tmp": tmp_path, "run": run_folders["knapsack"]}
+    assert main([argument.format(**places) for argument in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(run_folders, tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recipe.knapsack.view", str(run_folders["knapsack"]), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    try:
+        address = process.stdout.readline().split()[0]
+        assert "knapsack" in urllib.request.urlopen(address, timeout=60).read().decode()
+        deadline = time.monotonic() + 60
+        while "What is" not in urllib.request.urlopen(f"{address}prompts", timeout=60).read().decode():
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        with pytest.raises(urllib.error.HTTPError, match="421"):
+            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def address(indexed):
+    server = serve(ViewApplication(*indexed), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def page(tmp_path):
+    browser = Browser(BROWSER, tmp_path / "profile")
+    yield browser
+    browser.close()
+
+
+def column(page, number):
+    cells = page.run(f"[...document.querySelectorAll('.prompts tbody td:nth-of-type({number})')].map(e => e.innerText)")
+    return [float(cell.strip("%").replace(",", "")) for cell in cells if cell != "–"]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium on this machine (apt-get install chromium)")
+class TestInABrowser:
+    def test_open_sort_filter_open_a_prompt_and_compare_two_runs(self, page, address):
+        page.open(address)
+        page.click("tbody tr:first-child a")
+        assert page.run("document.querySelectorAll('.prompts tbody tr').length") == 100
+        page.click("thead a[href*='sort=rate']")
+        rates = column(page, 1)
+        assert rates == sorted(rates, reverse=True)
+        page.click("thead a[href*='sort=rate']")
+        rates = column(page, 1)
+        assert rates == sorted(rates) and page.run("document.querySelector('[aria-sort]').ariaSort") == "ascending"
+        page.type_into("input[name=rate_min]", "0.3")
+        page.type_into("input[name=rate_max]", "0.7")
+        page.run("document.querySelector('select[name=against]').value = '1'")
+        page.click("form button")
+        rates = column(page, 1)
+        assert rates and all(30 <= rate <= 70 for rate in rates) and rates == sorted(rates)
+        assert "difference" in page.run("document.querySelector('thead').innerText")
+        page.click(".prompts tbody a")
+        assert page.run("document.querySelectorAll('svg.picture').length") == 2
+        assert "What is" in page.run("document.querySelector('.quoted').innerText")
+        assert page.messages == []
+
+    def test_rollouts_of_two_runs_stand_beside_each_other(self, page, address):
+        page.open(f"{address}/prompts?list=ground-truth&k=1&against=1")
+        page.click(".prompts tbody a")
+        left, right = page.run("[...document.querySelectorAll('.sides section')].map(e => e.getBoundingClientRect().x)")
+        assert right > left + 300
+        assert page.run("document.querySelectorAll('article').length") > 1
+        assert "answer" in page.run("document.querySelector('article').innerText")
+        assert page.run("document.documentElement.scrollWidth <= innerWidth")
+
+    def test_an_export_is_downloaded(self, page, address):
+        page.open(f"{address}/prompts?list=never-solved&k=5")
+        page.click("a[href*='format=parquet']", loads=False)
+        deadline = time.monotonic() + 30
+        while not list(page.downloads.glob("*.parquet")):
+            assert time.monotonic() < deadline
+            page.run("1")
+            time.sleep(0.1)
+        (file,) = page.downloads.glob("*.parquet")
+        assert len(pq.read_table(file)) == page.run("parseInt(document.querySelector('.pager b').innerText)")
+
+    def test_hostile_responses_do_nothing(self, page, hostile_run, tmp_path):
+        application = ViewApplication(*make_index(tmp_path / "index.sqlite", hostile_run))
+        server = serve(application, 0)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for first in (0, 8):
+            page.open(f"http://127.0.0.1:{server.port}/prompt?id={MISLABELLED}&first={first}")
+            assert page.run("document.title").startswith("Prompt: ")
+            assert page.run("document.querySelector('#planted')") is None
+            assert page.run("document.documentElement.scrollWidth <= innerWidth")
+            assert page.run("[...document.querySelectorAll('pre')].every(e => e.clientHeight < 700)")
+        server.shutdown()
+        server.server_close()
+        assert page.messages == []
+
+    def test_static_pages_are_used_without_a_server(self, page, run_folders, tmp_path):
+        assert main([*map(str, run_folders.values()), "--static", str(tmp_path / "out"), "--static-pages", "60"]) == 0
+        page.open((tmp_path / "out" / "index.html").as_uri())
+        page.click("tbody tr:first-child a")
+        page.click("a[href*='prompt-']")
+        assert page.run("document.querySelectorAll('svg.picture').length") == 2
+        assert page.messages == []
