@@ -47,6 +47,7 @@ _SCRIPTS = "examples/test_knapsack_scripts_on_cpu.py"
 _PREPROCESSING = "examples/data_preprocess/test_preprocessing_on_cpu.py"
 _BENCHMARKS = "recipe/knapsack/benchmarks/test_benchmarks_on_cpu.py"
 _STUDIES = "recipe/knapsack/studies"
+_VIEW = "recipe/knapsack/view/test_view_pages_on_cpu.py"
 _REPORT = "recipe/knapsack/report/test_report_on_cpu.py"
 _7B = "bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh"
 _WHEEL = "test_overlay_on_cpu.py::test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace"
@@ -107,6 +108,23 @@ COMMANDS = {
     "python -m recipe.knapsack.plan --help": by(
         "recipe/knapsack/planner/test_plan_on_cpu.py::test_runs_as_a_module_and_explains_itself"
     ),
+    "python -m recipe.knapsack.view": by(
+        f"{_VIEW}::test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind"
+    ),
+    "python -m recipe.knapsack.view runs/quickstart/knapsack": by(
+        f"{_VIEW}::test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind"
+    ),
+    "python -m recipe.knapsack.view runs/quickstart/grpo runs/quickstart/knapsack": by(
+        f"{_VIEW}::test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind"
+    ),
+    "python -m recipe.knapsack.view RUN --static folder": by(
+        f"{_VIEW}::test_static_pages_link_to_each_other_and_to_nothing_else"
+    ),
+    "python -m recipe.knapsack.report RUN --output folder --follow": by(
+        f"{_REPORT}::test_following_writes_the_report_again_when_the_run_has_grown_and_ends_with_it"
+    ),
+    "pip install mlflow": NOT_OURS,
+    "pip install swanlab": NOT_OURS,
     "python -m recipe.knapsack.report RUN [RUN ...] --output report": by(
         f"{_REPORT}::test_every_figure_is_on_the_page_and_in_a_file", f"{_REPORT}::test_a_real_run"
     ),

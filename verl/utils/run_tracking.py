@@ -23,7 +23,6 @@ from verl.utils.tracking import Tracking
 
 __all__ = ["RunTracking"]
 
-TRACKIO = "trackio"
 _TAKE_EXIT_CODE = ("wandb", "vemlp_wandb")
 
 
@@ -46,8 +45,6 @@ class RunTracking(Tracking):
         ...     tracking.log({"critic/score/mean": 0.5}, step=1)
     """
 
-    supported_backend = [*Tracking.supported_backend, TRACKIO]
-
     def __init__(
         self,
         project_name: str,
@@ -59,15 +56,12 @@ class RunTracking(Tracking):
         continues: bool = False,
     ) -> None:
         names = [default_backend] if isinstance(default_backend, str) else list(default_backend)
-        upstream = [name for name in names if name != TRACKIO]
         known = wandb_run_file if "wandb" in names else None
         with _continued_wandb_run(known if continues else None):
-            super().__init__(project_name, experiment_name, upstream, config)
+            super().__init__(project_name, experiment_name, names, config)
         if known is not None:
             known.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(known, self.logger["wandb"].run.id)
-        if TRACKIO in names:
-            self.logger[TRACKIO] = _Trackio(project_name, experiment_name, config)
 
     def __enter__(self) -> RunTracking:
         return self
@@ -108,22 +102,6 @@ def _finish_backend(name: str, backend: Any, exit_code: int) -> None:
             backend.teardown()
     elif hasattr(backend, "finish"):
         backend.finish()
-
-
-class _Trackio:
-    """trackio, which verl 0.5 does not know, as one of its backends."""
-
-    def __init__(self, project_name: str, experiment_name: str, config: Mapping[str, Any] | None) -> None:
-        import trackio
-
-        self.module = trackio
-        trackio.init(project=project_name, name=experiment_name, config=dict(config or {}), resume="allow")
-
-    def log(self, data: Mapping[str, Any], step: int) -> None:
-        self.module.log(dict(data), step=step)
-
-    def finish(self) -> None:
-        self.module.finish()
 
 
 @contextmanager
@@ -177,15 +155,9 @@ def _charts_to_swanlab(backend: Any, success_rates: np.ndarray, budgets: np.ndar
     backend.log({name: backend.Image(picture) for name, picture in pictures.items()}, step=step)
 
 
-def _charts_to_trackio(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
-    pictures = _pictures(success_rates, budgets)
-    backend.log({name: backend.module.Image(picture) for name, picture in pictures.items()}, step=step)
-
-
 _CHARTS: Mapping[str, Callable[[Any, np.ndarray, np.ndarray, int], None]] = {
     "wandb": _charts_to_wandb,
     "tensorboard": _charts_to_tensorboard,
     "mlflow": _charts_to_mlflow,
     "swanlab": _charts_to_swanlab,
-    TRACKIO: _charts_to_trackio,
 }
