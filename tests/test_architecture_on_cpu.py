@@ -112,3 +112,9 @@ def test_files_and_functions_are_short(path):
             has_docstring = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
             first_line = body[0].end_lineno if has_docstring else node.lineno
             assert node.end_lineno - first_line <= LONGEST_FUNCTION, f"{path}: {node.name} is too long"
+
+
+def test_every_test_file_has_a_name_of_its_own():
+    """Test folders are no packages, so that two files of one name are one module to pytest."""
+    names = [path.name for path in sources("tests") if path.name.startswith("test_")]
+    assert sorted(names) == sorted(set(names))

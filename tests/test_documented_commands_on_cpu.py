@@ -67,7 +67,7 @@ COMMANDS = {
         "test_requirements_on_cpu.py::test_uv_resolves_the_pins_of_the_gpu_environment_together", needs="GPUs"
     ),
     # The house
-    "make quickstart": by(_MAKE, "end_to_end/test_quickstart_on_cpu.py::test_the_quickstart", needs="minutes"),
+    "make quickstart": by(_MAKE, "end_to_end/test_short_quickstart_on_cpu.py::test_the_quickstart", needs="minutes"),
     "make test": by(_MAKE, needs="minutes"),
     "make test-vllm": by(_MAKE, needs="minutes"),
     "make compare": by(_MAKE, needs="hours"),

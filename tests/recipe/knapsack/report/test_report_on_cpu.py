@@ -127,7 +127,7 @@ def test_the_page_needs_nothing_but_itself(page):
 
 
 def test_the_page_tells_which_knapsack_rl_made_each_run(page):
-    assert "Knapsack RL 0.2.0, commit 0123abcd" in page
+    assert "Knapsack RL 0.2.0, commit 0123abcd" in page.words
 
 
 def test_the_summary_tells_how_far_each_run_got(page):
