@@ -21,6 +21,7 @@ from torchdata.stateful_dataloader.sampler import RandomSampler as ResumableRand
 import verl
 from verl.trainer.config.checks import check_config, joins_existing_cluster
 from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
+from verl.trainer.config.cpu_slots import cpu_slots
 from verl.trainer.config.exploration import ConfigError
 from verl.trainer.constants_ppo import get_ppo_ray_runtime_env
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer, ResourcePoolManager, Role
@@ -113,11 +114,10 @@ def _start_ray(config: DictConfig) -> None:
     joins_cluster = bool(os.environ.get("RAY_ADDRESS")) if on_cpu else joins_existing_cluster()
     arguments: dict[str, Any] = {"runtime_env": _runtime_env(joins_cluster), "num_cpus": config.ray_init.num_cpus}
     if on_cpu and not joins_cluster:
-        # A cluster of our own: the workers, the task runner and one asynchronous reward task each take a CPU slot.
-        slots = config.trainer.n_gpus_per_node * config.trainer.nnodes + 2
+        # A cluster of our own, of as many slots as the run occupies, whatever the machine has.
         arguments.update(
             address="local",
-            num_cpus=config.ray_init.num_cpus or max(slots, os.cpu_count() or 1),
+            num_cpus=config.ray_init.num_cpus or max(cpu_slots(config), os.cpu_count() or 1),
             num_gpus=0,
             include_dashboard=False,
             logging_level=logging.ERROR,

@@ -15,6 +15,10 @@ ASLEEP = "actor_rollout_ref.rollout.free_cache_engine"
 LOG_PROBS = "actor_rollout_ref.rollout.calculate_log_probs"
 ASYNC = (f"{MODE}=async", "data.return_raw_chat=true")
 LORA = "actor_rollout_ref.model.lora_rank"
+FORMAT = "actor_rollout_ref.rollout.load_format"
+WHOLE = f"{FORMAT}=safetensors"
+ON_CPU = ("trainer.device=cpu", "trainer.n_gpus_per_node=2")
+SLOTS = "ray_init.num_cpus"
 
 
 def compose(*overrides: str):
@@ -24,9 +28,14 @@ def compose(*overrides: str):
 
 @pytest.fixture
 def vllm_is(monkeypatch):
-    def set_version(version: str | None) -> None:
+    """Set what is installed: a version, built for CPUs where it ends in +cpu, with a platform of a plug-in or not."""
+
+    def set_version(version: str | None, platform: str | None = None) -> None:
         installed = None if version is None else Version(version)
         monkeypatch.setattr(rollout_engine_checks, "vllm_version", lambda: installed)
+        has_cpu_platform = platform is not None or (version or "").endswith("+cpu")
+        monkeypatch.setattr(rollout_engine_checks, "has_cpu_platform", lambda: has_cpu_platform)
+        monkeypatch.setattr(rollout_engine_checks, "engine_can_sleep_on_cpu", lambda: platform == "that sleeps")
 
     return set_version
 
@@ -38,15 +47,18 @@ def vllm_is(monkeypatch):
         (None, [f"{NAME}=vllm"]),
         (None, [f"{NAME}=vllm", *ASYNC]),
         ("0.10.2", [f"{NAME}=vllm", *ASYNC, f"{LORA}=8"]),
+        ("0.10.2", [f"{NAME}=vllm", *ASYNC, "exploration.rollout_is_cap=2", f"{LOG_PROBS}=true"]),
         (None, [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
         ("0.8.5", [f"{NAME}=vllm", f"{LOG_PROBS}=false"]),
         ("0.8.5", [f"{NAME}=hf", f"{LOG_PROBS}=true"]),
         ("0.10.2rc1", [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
         ("0.10.2", [f"{NAME}=vllm", f"{LOG_PROBS}=true"]),
-        ("0.10.2", [f"{NAME}=vllm", f"{LORA}=8"]),
-        ("0.11.2", [f"{NAME}=vllm", f"{LORA}=8"]),
+        ("0.10.2", [f"{NAME}=vllm", f"{LORA}=8", WHOLE]),
+        ("0.11.2", [f"{NAME}=vllm", f"{LORA}=8", WHOLE]),
         ("0.28.0", [f"{NAME}=vllm"]),
-        ("0.28.0", ["trainer.device=cpu", f"{NAME}=vllm", f"{ASLEEP}=false"]),
+        ("0.28.0+cpu", ["trainer.device=cpu", f"{NAME}=vllm", f"{ASLEEP}=false"]),
+        (None, [*ON_CPU, f"{NAME}=hf", f"{SLOTS}=4"]),
+        ("0.28.0+cpu", [*ON_CPU, f"{NAME}=vllm", f"{ASLEEP}=false", f"{SLOTS}=4"]),
     ],
 )
 def test_what_runs_is_accepted(vllm_is, version, overrides):
@@ -61,18 +73,26 @@ def test_what_runs_is_accepted(vllm_is, version, overrides):
         (None, [f"{NAME}=hf", *ASYNC], [f"{MODE}=async", f"{NAME}=hf", "mode=sync"]),
         (None, [f"{NAME}=vllm", *ASYNC, f"{ASLEEP}=false"], [f"{ASLEEP}=false", "weights", "mode=sync"]),
         (None, [f"{NAME}=vllm", *ASYNC, "algorithm.adv_estimator=remax"], ["remax", "mode=sync"]),
-        (None, [f"{NAME}=vllm", *ASYNC, "exploration.rollout_is_cap=2"], ["rollout_is_cap=2", "mode=sync"]),
+        (None, [f"{NAME}=sglang", *ASYNC, "exploration.rollout_is_cap=2"], ["rollout_is_cap=2", "mode=sync"]),
         (None, [f"{NAME}=vllm", f"{MODE}=async"], ["data.return_raw_chat=true", "mode=sync"]),
         ("0.28.0", [f"{NAME}=vllm", *ASYNC], [f"{MODE}=async", "0.28.0", "mode=sync", "0.10.2"]),
         (None, [f"{NAME}=vllm", "trainer.device=cpu"], ["not installed", "make_vllm_environment.sh", f"{NAME}=hf"]),
-        ("0.28.0", [f"{NAME}=vllm", "trainer.device=cpu"], [f"{ASLEEP}=true", "set it to false"]),
+        ("0.28.0+cpu", [f"{NAME}=vllm", "trainer.device=cpu"], [f"{ASLEEP}=true", "0.28.0+cpu", "set it to false"]),
+        (
+            "0.10.2",
+            [f"{NAME}=vllm", "trainer.device=cpu", f"{ASLEEP}=false"],
+            ["0.10.2 is built for GPUs", f"{NAME}=hf"],
+        ),
+        ("0.10.2", [f"{NAME}=vllm", f"{LORA}=8"], [f"{FORMAT}=dummy_dtensor", f"{LORA}=8", "load_format=safetensors"]),
+        (None, [f"{NAME}=vllm", f"{LORA}=8", f"{FORMAT}=dummy_hf"], [f"{FORMAT}=dummy_hf", "load_format=safetensors"]),
+        (None, [*ON_CPU, f"{NAME}=hf", f"{SLOTS}=3"], [f"{SLOTS}=3", "need 4", "Raise it"]),
         (
             "0.8.5",
             [f"{NAME}=vllm", f"{LOG_PROBS}=true"],
             [f"{LOG_PROBS}=true", "0.10.2", "0.8.5 is installed", "Set it to false", "requirements-vllm.txt"],
         ),
         ("0.10.1.1", [f"{NAME}=vllm", f"{LOG_PROBS}=true"], [f"{LOG_PROBS}=true", "0.10.1.1 is installed"]),
-        ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8"], [f"{LORA}=8", "0.12.0", "0.10.2"]),
+        ("0.12.0", [f"{NAME}=vllm", f"{LORA}=8", WHOLE], [f"{LORA}=8", "0.12.0", "0.10.2"]),
     ],
 )
 def test_what_cannot_run_is_refused_with_what_to_do(vllm_is, version, overrides, said):
@@ -81,3 +101,21 @@ def test_what_cannot_run_is_refused_with_what_to_do(vllm_is, version, overrides,
         check_rollout_engine(compose(*overrides))
     assert all(part in str(refusal.value) for part in said)
     assert "\n" not in str(refusal.value)
+
+
+TP = "actor_rollout_ref.rollout.tensor_model_parallel_size"
+
+
+@pytest.mark.parametrize(("parallel", "needed"), [(1, 6), (2, 5)])
+def test_asynchronous_rollouts_on_a_cpu_need_a_platform_that_sleeps_and_a_slot_for_every_server(
+    vllm_is, parallel, needed
+):
+    run = [f"{NAME}=vllm", *ON_CPU, *ASYNC, f"{TP}={parallel}"]
+    vllm_is("0.10.2", platform="that sleeps")
+    check_rollout_engine(compose(*run))
+    check_rollout_engine(compose(*run, f"{SLOTS}={needed}"))
+    with pytest.raises(ConfigError, match=f"{SLOTS}={needed - 1} is too few .* need {needed}"):
+        check_rollout_engine(compose(*run, f"{SLOTS}={needed - 1}"))
+    vllm_is("0.10.2", platform="that stays awake")
+    with pytest.raises(ConfigError, match=f"{ASLEEP}=true needs"):
+        check_rollout_engine(compose(*run))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from omegaconf import DictConfig
 from packaging.version import Version
 
+from verl.trainer.config.cpu_slots import check_cpu_slots
 from verl.trainer.config.exploration import ConfigError
 from verl.utils.newer_versions import LAST_SUPPORTED_VLLM, vllm_version
+from verl.utils.vllm_platform import engine_can_sleep_on_cpu, has_cpu_platform
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 # From this version on, vLLM takes other arguments for adapters held in memory.
@@ -26,6 +28,7 @@ def check_rollout_engine(config: DictConfig) -> None:
         _check_async(config)
     if rollout.name == "vllm":
         _check_vllm(config, vllm_version())
+    check_cpu_slots(config)
 
 
 def _check_async(config: DictConfig) -> None:
@@ -49,16 +52,20 @@ def _check_async(config: DictConfig) -> None:
             f"{_ROLLOUT}.mode=async does not run with algorithm.adv_estimator=remax: verl's agent loop has no greedy "
             "responses. Set mode=sync."
         )
-    if config.exploration.rollout_is_cap is not None:
+    if config.exploration.rollout_is_cap is not None and (
+        rollout.name != "vllm" or rollout.agent.custom_async_server.path
+    ):
         raise ConfigError(
-            f"{_ROLLOUT}.mode=async does not run with exploration.rollout_is_cap={config.exploration.rollout_is_cap}: "
-            "verl's agent loop does not return the rollout's log-probs. Set the cap to null, or mode=sync."
+            f"{_ROLLOUT}.mode=async runs with exploration.rollout_is_cap={config.exploration.rollout_is_cap} only with "
+            f"{_ROLLOUT}.name=vllm and no {_ROLLOUT}.agent.custom_async_server: other servers do not return the "
+            "rollout's log-probs. Set the cap to null, or mode=sync."
         )
 
 
 def _check_vllm(config: DictConfig, installed: Version | None) -> None:
     if config.trainer.device == "cpu":
         _check_vllm_on_cpu(config.actor_rollout_ref.rollout, installed)
+    _check_adapter(config)
     # On a cluster the machine that starts the run need not have vLLM: what is not here cannot be judged.
     if installed is not None and Version(installed.base_version) < LAST_SUPPORTED_VLLM:
         _check_older_vllm(config.actor_rollout_ref.rollout, installed)
@@ -72,9 +79,26 @@ def _check_vllm_on_cpu(rollout: DictConfig, installed: Version | None) -> None:
             f"{_ROLLOUT}.name=vllm needs vLLM, which is not installed: make its environment for CPUs with `bash "
             f".ci/make_vllm_environment.sh .venv-vllm`, or set {_ROLLOUT}.name=hf."
         )
-    if rollout.free_cache_engine:
+    if not has_cpu_platform():
         raise ConfigError(
-            f"{_ROLLOUT}.free_cache_engine=true needs vLLM's sleep mode, which a CPU does not have: set it to false."
+            f"{_ROLLOUT}.name=vllm on trainer.device=cpu needs a vLLM that is built for CPUs, and the installed "
+            f"{installed} is built for GPUs: make an environment for CPUs with `bash .ci/make_vllm_environment.sh "
+            f".venv-vllm`, or set {_ROLLOUT}.name=hf."
+        )
+    if rollout.free_cache_engine and not engine_can_sleep_on_cpu():
+        raise ConfigError(
+            f"{_ROLLOUT}.free_cache_engine=true needs vLLM's sleep mode, which {installed} does not have on a CPU: "
+            "set it to false."
+        )
+
+
+def _check_adapter(config: DictConfig) -> None:
+    rollout, rank = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model.lora_rank
+    if rank > 0 and rollout.mode == "sync" and rollout.load_format.startswith("dummy"):
+        raise ConfigError(
+            f"{_ROLLOUT}.load_format={rollout.load_format} with actor_rollout_ref.model.lora_rank={rank}: verl 0.5.0 "
+            "would give the engine the base model first and generate without the adapter, also after a resume. Set "
+            "load_format=safetensors."
         )
 
 
