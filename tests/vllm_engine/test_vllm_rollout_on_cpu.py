@@ -124,7 +124,7 @@ def test_a_prefix_cache_that_outlives_a_weight_sync_would_be_seen(worker):
 
 
 def test_weights_that_sleep_or_were_not_given_to_the_engine_would_be_seen(worker):
-    with patch.object(worker.rollout_sharding_manager, "update_params"), changed_weights(worker):
+    with patch.object(worker.rollout_sharding_manager, "update_params"), changed_weights(worker, seed=7):
         prompts = random_prompts(4, SHORT)
         assert not largest_difference(worker, worker.generate_sequences(batch_of(prompts))) < 0.01
 
