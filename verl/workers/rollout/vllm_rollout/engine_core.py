@@ -5,11 +5,7 @@ vLLM's own executors watch their workers. verl's, which has its workers from Ray
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
-import threading
-import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -18,6 +14,7 @@ import zmq
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from verl.upstream.workers.rollout.vllm_rollout.vllm_async_server import ExternalZeroMQDistributedExecutor
+from verl.utils.processes import end_with_parent
 from verl.workers.rollout.vllm_rollout.engine_worker import WorkerFailure
 
 __all__ = ["EngineWorkerError", "StrictScheduler", "WatchfulExecutor"]
@@ -116,15 +113,3 @@ class StrictScheduler(Scheduler):
                 "weights."
             )
         return True
-
-
-def end_with_parent(seconds_between_looks: float = 1.0) -> None:
-    """End this process soon after the one that started it is gone, however that ended."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(seconds_between_looks)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="end_with_parent", daemon=True).start()
