@@ -98,6 +98,8 @@ def run_verdicts(folder: Path, number: int) -> list[Verdict]:
     if not (folder / "metrics.jsonl").exists():
         return [*verdicts, Verdict("steps", "none", f"1 to {number}", False)]
     verdicts += step_verdicts(training_steps(folder), number)
+    if not (folder / "history").is_dir():
+        return [*verdicts, Verdict("budgets", "no history", f"of {number} steps", False)]
     history = read_history(folder / "history").to_pydict()
     return verdicts + (budget_verdicts(history["step"], history["budget"]) if history["step"] else [])
 

@@ -10,6 +10,9 @@ _CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 class PlainTorchPlatform(CpuPlatform):
     """Runs every layer by its PyTorch implementation, in the executor that it is given."""
 
+    # A C++ compiler would take every process 20 seconds for a function of the sampler.
+    simple_compile_backend = "eager"
+
     @classmethod
     def check_and_update_config(cls, vllm_config: Any) -> None:
         parallel_config = vllm_config.parallel_config
