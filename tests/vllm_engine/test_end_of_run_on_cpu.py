@@ -11,10 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from failing_engine import REASON
-from test_training_as_on_gpus_on_cpu import ASYNC, ROLLOUT, WORKERS
+from test_training_as_on_gpus_on_cpu import ASYNC, ROLLOUT, WORKERS, steps_of
 from training_process import SCRIPTS, TrainingProcess
-
-from verl.utils.metrics_file import read_metrics
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
 
@@ -60,10 +58,6 @@ def start(copying_task: Path, tmp_path: Path, mark: str):
         process.kill()
 
 
-def steps_of(training: TrainingProcess) -> int:
-    return len(read_metrics(training.run_folder)) if (training.run_folder / "metrics.jsonl").exists() else 0
-
-
 def assert_nothing_is_left(mark: str, training: TrainingProcess) -> None:
     deadline = time.monotonic() + SECONDS_TO_END
     training.process.wait(timeout=SECONDS_TO_END)
@@ -76,7 +70,7 @@ def assert_nothing_is_left(mark: str, training: TrainingProcess) -> None:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_no_process_outlives_a_driver_that_is_told_to_end_or_killed(start, mark, mode, how):
     training = start(*MODES[mode], *ENDLESS)
-    training.wait_until(lambda: steps_of(training) >= 1, "first step")
+    training.wait_until(lambda: steps_of(training.run_folder) >= 1, "first step")
     assert len(processes_with(mark)) > 4
     training.process.send_signal(how)
     assert_nothing_is_left(mark, training)

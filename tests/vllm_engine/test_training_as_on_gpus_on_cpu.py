@@ -14,6 +14,7 @@ import pytest
 from copying_task import NUM_PROMPTS
 from greedy_answers import greedy_answers, validated_answers
 from test_vllm_training_on_cpu import TOTAL_BUDGET, M, assert_identities_agree, dumped_rollouts, history_of
+from training_process import SCRIPTS, TrainingProcess
 
 from verl.utils.metrics_file import read_metrics
 
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
 STEPS, EVERY = 4, 2
 ROLLOUT = "actor_rollout_ref.rollout"
 RESPONSE_LENGTH = 8
+SCRIPT = SCRIPTS / "run_tiny_vllm_cpu.sh"
 
 
 def overrides(folder: Path) -> tuple[str, ...]:
@@ -72,6 +74,12 @@ def finished_run(request, train, tmp_path_factory) -> Path:
     return train(folder, *overrides(folder), *RUNS[request.param])
 
 
+def steps_of(run: Path) -> int:
+    """Training steps that the run has logged."""
+    records = read_metrics(run) if (run / "metrics.jsonl").exists() else []
+    return sum("training/global_step" in record for record in records)
+
+
 def assert_budgets_hold(run: Path) -> None:
     by_step = history_of(run).groupby("step")["budget"]
     assert by_step.sum().tolist() == [TOTAL_BUDGET] * STEPS
@@ -112,3 +120,45 @@ def check(run: Path, task: Path) -> None:
 def test_a_run_holds_its_budgets_rows_log_probs_and_weights(finished_run, copying_task):
     check(finished_run, copying_task)
     assert "[Gloo]" not in (finished_run / "train.log").read_text()
+
+
+def test_an_asynchronous_run_that_was_killed_goes_on_from_its_checkpoint(copying_task, train, tmp_path):
+    run = tmp_path / "killed"
+    settings = (*overrides(run), *ASYNC, f"{ROLLOUT}.agent.num_workers=1")
+    killed = TrainingProcess(SCRIPT, copying_task, run, settings)
+    killed.wait_until(lambda: steps_of(run) > EVERY, "step after the checkpoint")
+    killed.kill()
+    assert (run / f"global_step_{EVERY}").exists() and not (run / f"global_step_{STEPS}").exists()
+    train(run, *settings)
+    check(run, copying_task)
+
+
+def test_a_script_for_gpus_shrunk_to_the_tiny_model(copying_task, tmp_path, monkeypatch):
+    run = tmp_path / "script"
+    homes = {"RAY_DATA_HOME": tmp_path / "data", "RAY_MODEL_HOME": tmp_path / "models", "RAY_SAVE_HOME": tmp_path}
+    for variable, folder in homes.items():
+        monkeypatch.setenv(variable, str(folder))
+    monkeypatch.setenv("NGPUS_PER_NODE", "2")
+    for source, target in (
+        (copying_task / "train.parquet", homes["RAY_DATA_HOME"] / "dapo_math_17k" / "train.parquet"),
+        (copying_task / "test.parquet", homes["RAY_DATA_HOME"] / "math_evaluation" / "validation.parquet"),
+        (copying_task / "model", homes["RAY_MODEL_HOME"] / "Qwen2.5-Math-7B"),
+    ):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(source)
+    shrunk = (
+        "trainer.device=cpu",
+        f"trainer.default_local_dir={run}",
+        "trainer.logger=[]",
+        "data.max_prompt_length=8",
+        f"data.max_response_length={RESPONSE_LENGTH}",
+        "data.filter_overlong_prompts_workers=1",
+        "actor_rollout_ref.model.use_remove_padding=false",
+        "actor_rollout_ref.actor.use_torch_compile=false",
+        f"{ROLLOUT}.dtype=float32",
+        f"{ROLLOUT}.enforce_eager=true",
+        f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=64",
+    )
+    training = TrainingProcess(SCRIPTS / "run_knapsack_grpo_7b.sh", copying_task, run, (*shrunk, *overrides(run)))
+    assert training.finish() == 0, training.log[-5000:]
+    check(run, copying_task)
