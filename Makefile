@@ -43,7 +43,7 @@ $(PINS_VENV)/.complete: requirements-vllm.txt constraints-vllm.txt requirements-
 
 # Two trainings at a time, each of whose processes sees no GPU and computes with one thread.
 test-pins: $(PINS_VENV)/.complete
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --durations=15 \
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 \
 		tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
 
 compare: $(ENVIRONMENT)

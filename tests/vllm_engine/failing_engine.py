@@ -1,7 +1,8 @@
 """``external_lib`` of a run in which one worker of an asynchronous engine fails.
 
 Environment: ``ENGINE_FAILURE=execute_model:3:raise`` fails at the third call of ``execute_model`` in the worker of rank
-0; ``kill`` instead of ``raise`` ends the worker's process as a machine without memory would.
+0, for the reason in ``ENGINE_FAILURE_REASON``; ``kill`` instead of ``raise`` ends the worker's process, as a machine
+without memory would.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from typing import Any
 
 from verl.workers.rollout.vllm_rollout import vLLMAsyncRollout
 
-REASON = "the device is on fire"
-
 
 def _failing(method: str, call: int, how: str) -> Any:
     original, calls = vLLMAsyncRollout.execute_method, itertools.count(1)
@@ -23,7 +22,7 @@ def _failing(method: str, call: int, how: str) -> Any:
         if asked == method and os.environ["RANK"] == "0" and next(calls) == call:
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise RuntimeError(REASON)
+            raise RuntimeError(os.environ["ENGINE_FAILURE_REASON"])
         return original(self, asked, *args, **kwargs)
 
     return execute_method

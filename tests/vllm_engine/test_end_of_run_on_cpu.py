@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from failing_engine import REASON
 from test_training_as_on_gpus_on_cpu import ASYNC, ROLLOUT, WORKERS, steps_of
 from training_process import SCRIPTS, TrainingProcess
 
@@ -18,6 +17,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
 
 MARK = "RUN_OF_THIS_TEST"
 SECONDS_TO_END = 60
+REASON = "the device is on fire"
 MODES = {
     "sync": (WORKERS, f"{ROLLOUT}.free_cache_engine=true"),
     "async": (*ASYNC, WORKERS, f"{ROLLOUT}.agent.num_workers=2"),
@@ -77,19 +77,19 @@ def test_no_process_outlives_a_driver_that_is_told_to_end_or_killed(start, mark,
 
 
 @pytest.mark.parametrize(
-    ("failure", "cause"),
+    ("failure", "parallel", "cause"),
     [
-        ("execute_model:3:raise", REASON),
-        ("wake_up:2:raise", REASON),
-        ("load_model:1:raise", REASON),
-        ("execute_model:3:kill", "worker 0"),
+        ("load_model:1:raise", 1, REASON),
+        ("wake_up:2:raise", 1, REASON),
+        ("execute_model:3:raise", 2, REASON),
+        ("execute_model:3:kill", 2, "worker 0"),
     ],
 )
-@pytest.mark.parametrize("parallel", [1, 2])
 def test_a_failing_worker_of_an_asynchronous_engine_ends_the_run_with_its_cause(
-    start, mark, monkeypatch, failure, cause, parallel
+    start, mark, monkeypatch, failure, parallel, cause
 ):
     monkeypatch.setenv("ENGINE_FAILURE", failure)
+    monkeypatch.setenv("ENGINE_FAILURE_REASON", REASON)
     training = start(
         *MODES["async"],
         *ENDLESS,
