@@ -100,3 +100,11 @@ def test_a_failing_worker_of_an_asynchronous_engine_ends_the_run_with_its_cause(
     assert_nothing_is_left(mark, training)
     log = training.log
     assert "asynchronous rollout engine failed" in log and cause in log[log.rindex("RolloutEngineError") :]
+
+
+def test_a_vllm_for_gpus_without_a_platform_for_cpus_is_refused_before_ray_starts(start, mark, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    training = start(f"{ROLLOUT}.free_cache_engine=false")
+    assert training.finish() == 2
+    assert "the installed 0.10.2 is built for GPUs" in training.log
+    assert len(training.log.splitlines()) == 1

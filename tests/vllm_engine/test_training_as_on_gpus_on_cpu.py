@@ -57,7 +57,7 @@ RUNS = {
     "two engines": (WORKERS,),
     "tensor parallel": (WORKERS, f"{ROLLOUT}.tensor_model_parallel_size=2"),
     "lora": (*LORA, f"{ROLLOUT}.load_format=safetensors"),
-    "async two servers": (*ASYNC, WORKERS),
+    "async two servers": (*ASYNC, WORKERS, "exploration.rollout_is_cap=2"),
     "async tensor parallel": (
         *ASYNC,
         WORKERS,
@@ -97,6 +97,8 @@ def assert_engine_and_actor_agree(run: Path) -> None:
     assert len(steps) == STEPS
     assert max(step["training/rollout_probs_diff_max"] for step in steps) < 1e-4
     assert all(step["actor/grad_norm"] > 0 for step in steps)
+    # Equal log-probs are importance ratios of 1, where a run caps them.
+    assert all(step.get("training/rollout_is_weight_mean", 1.0) == pytest.approx(1.0, abs=1e-4) for step in steps)
 
 
 def assert_validation_has_the_weights_of_its_step(run: Path, task: Path) -> None:
