@@ -15,10 +15,7 @@ unavailable() {
 }
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || unavailable "they are pinned for Linux on x86-64, this is $(uname -sm)"
-rm -rf "$folder"
-mkdir -p "$folder"
-gigabytes_free=$(df --output=avail --block-size=1G "$folder" | tail -1 | tr -d ' ')
-rmdir "$folder"
+gigabytes_free=$(df --output=avail --block-size=1G "$(dirname "$folder")" | tail -1 | tr -d ' ')
 [ "$gigabytes_free" -ge "$gigabytes_needed" ] ||
     unavailable "they take $gigabytes_needed GB, and $gigabytes_free GB of disk are free"
 python=""
@@ -38,6 +35,7 @@ for candidate in uv .venv/bin/uv; do
     fi
 done
 echo "Making the environment $folder with $("$python" --version) and ${uv:-pip} (2 minutes with uv, 8 with pip; 10 GB)"
+rm -rf "$folder"
 "$python" -m venv "$folder"
 install() {
     if [ -n "$uv" ]; then

@@ -20,7 +20,7 @@ SECONDS_TO_END = 60
 REASON = "the device is on fire"
 MODES = {
     "sync": (WORKERS, f"{ROLLOUT}.free_cache_engine=true"),
-    "async": (*ASYNC, WORKERS, f"{ROLLOUT}.agent.num_workers=2"),
+    "async": (*ASYNC, f"{ROLLOUT}.agent.num_workers=1"),
 }
 ENDLESS = ("trainer.total_training_steps=100000", "actor_rollout_ref.actor.optim.lr=0")
 
@@ -92,6 +92,7 @@ def test_a_failing_worker_of_an_asynchronous_engine_ends_the_run_with_its_cause(
     monkeypatch.setenv("ENGINE_FAILURE_REASON", REASON)
     training = start(
         *MODES["async"],
+        WORKERS,
         *ENDLESS,
         f"{ROLLOUT}.tensor_model_parallel_size={parallel}",
         "actor_rollout_ref.model.external_lib=failing_engine",
