@@ -56,9 +56,12 @@ def train(copying_task: Path) -> Callable[..., Path]:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def process_group() -> Iterator[None]:
-    """A process group of one, for every engine of this process: vLLM keeps what it has joined first."""
+    """A process group of one, for all engines of a module: vLLM keeps what it has joined first.
+
+    It is gone after the module, also when no engine could be made: other tests make groups of their own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _rank_of_one_worker().items():
             patch.setenv(name, value)
@@ -72,7 +75,7 @@ def process_group() -> Iterator[None]:
 SLEEPS = pytest.param(True, id="sleeping", marks=pytest.mark.needs_gpu_pins)
 
 
-@pytest.fixture(scope="session", params=[pytest.param(False, id="awake"), SLEEPS])
+@pytest.fixture(scope="module", params=[pytest.param(False, id="awake"), SLEEPS])
 def worker(request: pytest.FixtureRequest, process_group: None, copying_task: Path, tmp_path_factory: Any) -> Any:
     """verl's actor and rollout worker in this process: an FSDP2 actor and a vLLM engine, for prompts of 320 tokens.
 

@@ -129,20 +129,39 @@ def test_weights_that_sleep_or_were_not_given_to_the_engine_would_be_seen(worker
         assert not largest_difference(worker, worker.generate_sequences(batch_of(prompts))) < 0.01
 
 
-def test_an_engine_that_keeps_its_prefix_cache_is_an_error(worker):
+@contextmanager
+def unfinished_request(worker: Any) -> Iterator[None]:
+    """Within the context, the engine has begun to answer a request that holds blocks of its cache."""
     from vllm import SamplingParams
 
     engine = worker.rollout.inference_engine.llm_engine
-    with patch.object(worker.rollout.inference_engine, "sleep"):  # a request is left over after the sleep as well
+    with patch.object(worker.rollout.inference_engine, "sleep"):  # which would be of an engine at work
         with worker.rollout_sharding_manager:
             prompt = {"prompt_token_ids": random_prompts(1, LONG)[0]}
-            engine.add_request("left over", prompt, SamplingParams(max_tokens=8))
+            engine.add_request("unfinished", prompt, SamplingParams(max_tokens=8))
             engine.step()
-    with pytest.raises(RuntimeError, match="did not drop its prefix cache"):
+    yield
+    engine.abort_request(["unfinished"])
+
+
+def test_an_engine_that_keeps_its_prefix_cache_is_an_error(worker):
+    with unfinished_request(worker), pytest.raises(RuntimeError, match="did not drop its prefix cache"):
         worker.generate_sequences(batch_of(random_prompts(1, SHORT)))
-    engine.abort_request(["left over"])
-    prompts = random_prompts(2, LONG)
-    assert largest_difference(worker, worker.generate_sequences(batch_of(prompts))) < AGREEMENT
+    assert largest_difference(worker, worker.generate_sequences(batch_of(random_prompts(2, LONG)))) < AGREEMENT
+
+
+@pytest.mark.needs_gpu_pins
+def test_the_scheduler_of_an_asynchronous_engine_does_not_keep_its_prefix_cache_in_silence(worker):
+    from verl.workers.rollout.vllm_rollout.engine_core import StrictScheduler
+
+    scheduler = worker.rollout.inference_engine.llm_engine.engine_core.engine_core.scheduler
+    with patch.object(scheduler, "__class__", StrictScheduler):
+        with (
+            unfinished_request(worker),
+            pytest.raises(RuntimeError, match=r"prefix cache .*\(1 requests still running"),
+        ):
+            scheduler.reset_prefix_cache()
+        assert scheduler.reset_prefix_cache()
 
 
 def test_log_probs_are_those_of_the_distribution_sampled_from(worker):
