@@ -17,6 +17,7 @@ from training_process import TrainingProcess
 pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
 
 SECONDS_TO_END = 60
+SECONDS_BETWEEN_LOOKS = 0.5
 REASON = "the device is on fire"
 MODES = {
     "sync": (WORKERS, f"{ROLLOUT}.free_cache_engine=true"),
@@ -35,10 +36,13 @@ class Family:
 
     def _watch(self) -> None:
         while self._driver.is_running():
-            for process in list(self._seen):
+            parents = {process.pid for process in self._seen}
+            for process in psutil.process_iter():  # ascending, so that mostly a child comes after its parent
                 with suppress(psutil.NoSuchProcess):
-                    self._seen.update(process.children(recursive=True))
-            time.sleep(0.1)
+                    if process.ppid() in parents:
+                        parents.add(process.pid)
+                        self._seen.add(process)
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def alive(self) -> list[psutil.Process]:
         """Those that run; a process that only waits to be reaped does not."""
@@ -72,7 +76,7 @@ def assert_nothing_is_left(training: TrainingProcess, family: Family) -> None:
     deadline = time.monotonic() + SECONDS_TO_END
     training.process.wait(timeout=SECONDS_TO_END)
     while family.alive() and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     assert [(process.pid, process.name()) for process in family.alive()] == []
 
 
