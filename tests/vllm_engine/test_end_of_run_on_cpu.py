@@ -21,7 +21,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 REASON = "the device is on fire"
 MODES = {
     "sync": (WORKERS, f"{ROLLOUT}.free_cache_engine=true"),
-    "async": (*ASYNC, f"{ROLLOUT}.agent.num_workers=1"),
+    "async": (*ASYNC, f"{ROLLOUT}.free_cache_engine=true", f"{ROLLOUT}.agent.num_workers=1"),
 }
 ENDLESS = ("trainer.total_training_steps=100000", "actor_rollout_ref.actor.optim.lr=0")
 

@@ -32,6 +32,7 @@ def conversations(copying_task, train, tmp_path_factory) -> Path:
         return train(
             folder,
             *ASYNC,
+            f"{ROLLOUT}.free_cache_engine=true",
             f"trainer.total_training_steps={STEPS}",
             f"trainer.rollout_data_dir={folder}/rollouts",
             f"data.train_files={folder}/train.parquet",
