@@ -35,6 +35,34 @@ def test_a_process_ends_soon_after_its_parent(tmp_path, how):
     wait_until(lambda: not is_running(pid), SECONDS)
 
 
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
+def test_nothing_is_left_of_a_cluster_whose_driver_ended(tmp_path, how):
+    driver = f"""
+        import time
+        from pathlib import Path
+        import ray
+        from verl.utils.processes import end_cluster_with_this_process
+        cluster = ray.init(address="local", num_cpus=1, num_gpus=0, include_dashboard=False)
+        end_cluster_with_this_process(cluster.address_info["session_dir"])
+        Path({str(tmp_path / "session")!r}).write_text(cluster.address_info["session_dir"])
+        time.sleep(3600)
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(driver)], stderr=subprocess.DEVNULL)
+    wait_until(lambda: (tmp_path / "session").exists() and (tmp_path / "session").read_text(), 120)
+    session = (tmp_path / "session").read_text()
+    time.sleep(7)  # longer than a cluster is given to end by itself
+    assert len(processes_that_name(session)) > 3
+    process.send_signal(how)
+    process.wait()
+    wait_until(lambda: not processes_that_name(session), 3 * SECONDS)
+
+
+def processes_that_name(folder: str) -> list[str]:
+    """The command lines with ``folder`` in them of the processes that run."""
+    lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if folder in line]
+
+
 def wait_until(condition: Callable[[], Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

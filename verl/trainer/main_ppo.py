@@ -29,6 +29,7 @@ from verl.trainer.ppo.reward import load_reward_manager
 from verl.upstream.trainer.main_ppo import create_rl_dataset
 from verl.upstream.trainer.main_ppo import create_rl_sampler as create_upstream_sampler
 from verl.utils.device import is_cuda_available
+from verl.utils.processes import end_cluster_with_this_process
 from verl.utils.quiet import prints_to_log
 
 __all__ = ["TaskRunner", "create_rl_dataset", "create_rl_sampler", "main", "run_ppo"]
@@ -123,7 +124,9 @@ def _start_ray(config: DictConfig) -> None:
             logging_level=logging.ERROR,
             object_store_memory=_CPU_OBJECT_STORE_BYTES,
         )
-    ray.init(**arguments)
+    cluster = ray.init(**arguments)
+    if not joins_cluster:
+        end_cluster_with_this_process(cluster.address_info["session_dir"])
 
 
 @ray.remote(num_cpus=1)
