@@ -11,6 +11,7 @@
 VENV := .venv
 VLLM_VENV := .venv-vllm
 PINS_VENV := .venv-pins
+PINS_TESTS := tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
 RUNS ?= runs
 SEEDS ?= 4
 STEPS ?= 240
@@ -46,8 +47,7 @@ $(PINS_VENV)/.complete: requirements/vllm.txt requirements/constraints-vllm.txt 
 
 # Two trainings at a time, each of whose processes sees no GPU and computes with one thread.
 test-pins: $(PINS_VENV)/.complete
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 \
-		tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 $(PINS_TESTS)
 
 compare: $(ENVIRONMENT)
 	$(PYTHON) -m recipe.knapsack.compare --output $(RUNS)/compare --seeds $(SEEDS) --steps $(STEPS)
