@@ -2,6 +2,7 @@
 # make quickstart  GRPO and Knapsack-GRPO on the tiny task, with a table and a picture
 # make test        the test suite
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
+# make test-pins   the tests with the exact vLLM of the GPU users, on any machine, in .venv-pins (10 GB)
 # make compare     methods and ablations over seeds, hours on 2 cores (SEEDS=1 STEPS=40: the short form)
 # make lint      ruff; make format corrects what ruff can
 # make typecheck mypy --strict on the package knapsack_rl
@@ -9,6 +10,8 @@
 # PYTHON=/path/to/python uses an environment of your own instead of .venv
 VENV := .venv
 VLLM_VENV := .venv-vllm
+PINS_VENV := .venv-pins
+PINS_TESTS := tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
 RUNS ?= runs
 SEEDS ?= 4
 STEPS ?= 240
@@ -20,7 +23,7 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.complete
 endif
 
-.PHONY: env quickstart test test-vllm compare lint format typecheck clean
+.PHONY: env quickstart test test-vllm test-pins compare lint format typecheck clean
 
 env: $(ENVIRONMENT)
 
@@ -38,6 +41,13 @@ $(VLLM_VENV)/.complete: requirements/vllm-cpu.txt
 
 test-vllm: $(VLLM_VENV)/.complete
 	$(VLLM_VENV)/bin/python -m pytest --numprocesses=0 tests/vllm_engine tests/utils/test_newer_versions_on_cpu.py
+
+$(PINS_VENV)/.complete: requirements/vllm.txt requirements/constraints-vllm.txt requirements/core.txt requirements/dev.txt
+	bash .ci/make_pins_environment.sh $(PINS_VENV)
+
+# Two trainings at a time, each of whose processes sees no GPU and computes with one thread.
+test-pins: $(PINS_VENV)/.complete
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 $(PINS_TESTS)
 
 compare: $(ENVIRONMENT)
 	$(PYTHON) -m recipe.knapsack.compare --output $(RUNS)/compare --seeds $(SEEDS) --steps $(STEPS)

@@ -66,10 +66,17 @@ COMMANDS = {
     "pip install -r requirements/vllm.txt": by(
         "test_requirements_on_cpu.py::test_uv_resolves_the_pins_of_the_gpu_environment_together", needs="GPUs"
     ),
+    "pip install --no-build-isolation --no-deps flash-attn==2.8.3": by(
+        "test_requirements_on_cpu.py::"
+        "test_the_gpu_environment_has_vllm_its_torch_and_what_builds_flash_attn_in_a_step_of_its_own",
+        needs="GPUs",
+    ),
+    'python -c "import torch, vllm; print(torch.__version__, torch.cuda.device_count(), vllm.__version__)"': NOT_OURS,
     # The house
     "make quickstart": by(_MAKE, "end_to_end/test_short_quickstart_on_cpu.py::test_the_quickstart", needs="minutes"),
     "make test": by(_MAKE, needs="minutes"),
     "make test-vllm": by(_MAKE, needs="minutes"),
+    "make test-pins": by(_MAKE, needs="minutes"),
     "make compare": by(_MAKE, needs="hours"),
     "make compare SEEDS=1 STEPS=40": by(_MAKE, needs="minutes"),
     "make lint": by(_MAKE),
@@ -95,6 +102,13 @@ COMMANDS = {
     f"DRY_RUN=1 {_7B}": by(f"{_SCRIPTS}::test_a_dry_run_accepts_the_script_and_plans_its_step"),
     _7B: by(f"{_SCRIPTS}::test_a_script_has_the_settings_of_the_paper", needs="GPUs"),
     f"{_7B} exploration.success_rate.estimator=beta": by(f"{_SCRIPTS}::test_an_appended_override_wins", needs="GPUs"),
+    f"{_7B} trainer.total_training_steps=4 trainer.save_freq=2 trainer.val_before_train=false trainer.test_freq=-1 "
+    "trainer.logger=[] trainer.experiment_name=first_steps": by(
+        f"{_SCRIPTS}::test_an_appended_override_wins", needs="GPUs"
+    ),
+    "bash examples/knapsack_trainer/check_gpu.sh": by(
+        "vllm_engine/test_check_gpu_on_cpu.py::test_all_checks_pass_and_the_report_is_written", needs="GPUs"
+    ),
     "bash examples/knapsack_trainer/run_grpo_7b.sh": by(
         f"{_SCRIPTS}::test_baseline_and_knapsack_differ_in_the_allocator_and_in_their_folder_only", needs="GPUs"
     ),
@@ -268,6 +282,9 @@ TARGETS = {
     "compare SEEDS=1 STEPS=40": "python -m recipe.knapsack.compare --output runs/compare --seeds 1 --steps 40",
     "lint": "python -m ruff format --check .",
     "test-vllm": ".venv-vllm/bin/python -m pytest --numprocesses=0 tests/vllm_engine "
+    "tests/utils/test_newer_versions_on_cpu.py",
+    "test-pins": "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-pins/bin/python -m pytest --numprocesses=2 "
+    "--dist=loadfile --durations=15 tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py "
     "tests/utils/test_newer_versions_on_cpu.py",
 }
 SHORT_FORMS_TEXT = " ".join([*SHORT_FORMS, *TARGETS, "install"])

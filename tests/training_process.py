@@ -22,7 +22,7 @@ SMALL_RUN = (
     "trainer.val_before_train=false",
     "trainer.save_freq=-1",
 )
-TIME_LIMIT_SECONDS = 300
+TIME_LIMIT_SECONDS = int(os.environ.get("TRAINING_TIME_LIMIT_SECONDS", "300"))
 
 
 def script_environment(warm_start: Path, run_folder: Path) -> dict[str, str]:

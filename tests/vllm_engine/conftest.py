@@ -1,30 +1,37 @@
 """Fixtures for tests with a real vLLM on a CPU: a model that copies, an engine in this process, runs of the trainer.
 
-Everything here is skipped where vLLM is not installed: ``make test-vllm`` has an environment of its own.
+``make test-pins`` runs them with the vLLM of the GPU users, on the platform of ``tests/vllm_platform``, and
+``make test-vllm`` with a newer one that is built for CPUs. Where neither can run they are skipped.
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training_process import SCRIPTS, TrainingProcess, overrides_of
+from vllm_environment import needs_test_platform, reason_to_skip, use_test_platform
 
 SCRIPT = SCRIPTS / "run_tiny_vllm_cpu.sh"
 LONGEST_PROMPT, RESPONSE_LENGTH = 320, 8
 
+if needs_test_platform():
+    use_test_platform()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests of this folder where there is no vLLM."""
-    if find_spec("vllm") is not None:
-        return
+    """Skip the tests of this folder where no vLLM can run, and those of sleeping engines where none can sleep."""
+    reason = reason_to_skip()
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="needs vLLM, which has an environment of its own: make test-vllm"))
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+        elif item.get_closest_marker("needs_gpu_pins") and not needs_test_platform():
+            item.add_marker(pytest.mark.skip(reason="needs the vLLM of requirements/vllm.txt: make test-pins"))
 
 
 @pytest.fixture(scope="session")
@@ -49,21 +56,38 @@ def train(copying_task: Path) -> Callable[..., Path]:
     return run
 
 
-@pytest.fixture(scope="session")
-def worker(copying_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """verl's actor and rollout worker in this process: an FSDP2 actor and a vLLM engine, for prompts of 320 tokens."""
+@pytest.fixture(scope="module")
+def process_group() -> Iterator[None]:
+    """A process group of one, for all engines of a module: vLLM keeps what it has joined first.
+
+    It is gone after the module, also when no engine could be made: other tests make groups of their own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _rank_of_one_worker().items():
             patch.setenv(name, value)
         import torch
 
-        config = _worker_config(copying_task, tmp_path_factory.mktemp("worker"))
-        from verl.workers.fsdp_workers import ActorRolloutRefWorker
+        yield
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
-        worker = ActorRolloutRefWorker(config=config, role="actor_rollout")
-        worker.init_model()
-        yield worker
-        torch.distributed.destroy_process_group()
+
+SLEEPS = pytest.param(True, id="sleeping", marks=pytest.mark.needs_gpu_pins)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(False, id="awake"), SLEEPS])
+def worker(request: pytest.FixtureRequest, process_group: None, copying_task: Path, tmp_path_factory: Any) -> Any:
+    """verl's actor and rollout worker in this process: an FSDP2 actor and a vLLM engine, for prompts of 320 tokens.
+
+    Once with an engine that stays awake, once with one that sleeps between rollouts (``free_cache_engine``).
+    """
+    config = _worker_config(copying_task, tmp_path_factory.mktemp("worker"))
+    config.rollout.free_cache_engine = request.param
+    from verl.workers.fsdp_workers import ActorRolloutRefWorker
+
+    worker = ActorRolloutRefWorker(config=config, role="actor_rollout")
+    worker.init_model()
+    return worker
 
 
 def _free_port() -> int:

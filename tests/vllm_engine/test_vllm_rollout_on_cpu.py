@@ -111,16 +111,57 @@ def test_log_probs_agree_with_the_actor_for_repeated_prompts_after_weight_syncs(
 
 def test_a_prefix_cache_that_outlives_a_weight_sync_would_be_seen(worker):
     prompts = [prompt for prompt in random_prompts(4, LONG) for _ in range(4)]
-    with patch.object(worker.rollout_sharding_manager, "_reset_prefix_cache"):
+    engine = worker.rollout.inference_engine
+    # An engine that sleeps drops its prefix cache by itself as well.
+    with (
+        patch.object(worker.rollout_sharding_manager, "_reset_prefix_cache"),
+        patch.object(engine, "reset_prefix_cache"),
+    ):
         worker.generate_sequences(batch_of(prompts))
         with changed_weights(worker):
-            assert largest_difference(worker, worker.generate_sequences(batch_of(prompts))) > 0.01
+            assert not largest_difference(worker, worker.generate_sequences(batch_of(prompts))) < 0.01
+    engine.reset_prefix_cache()
+
+
+def test_weights_that_sleep_or_were_not_given_to_the_engine_would_be_seen(worker):
+    with patch.object(worker.rollout_sharding_manager, "update_params"), changed_weights(worker, seed=7):
+        prompts = random_prompts(4, SHORT)
+        assert not largest_difference(worker, worker.generate_sequences(batch_of(prompts))) < 0.01
+
+
+@contextmanager
+def unfinished_request(worker: Any) -> Iterator[None]:
+    """Within the context, the engine has begun to answer a request that holds blocks of its cache."""
+    from vllm import SamplingParams
+
+    engine = worker.rollout.inference_engine.llm_engine
+    with patch.object(worker.rollout.inference_engine, "sleep"):  # which would be of an engine at work
+        with worker.rollout_sharding_manager:
+            prompt = {"prompt_token_ids": random_prompts(1, LONG)[0]}
+            engine.add_request("unfinished", prompt, SamplingParams(max_tokens=8))
+            engine.step()
+    yield
+    engine.abort_request(["unfinished"])
 
 
 def test_an_engine_that_keeps_its_prefix_cache_is_an_error(worker):
-    with patch.object(worker.rollout.inference_engine, "reset_prefix_cache", return_value=False):
-        with pytest.raises(RuntimeError, match="did not drop its prefix cache"):
-            worker.generate_sequences(batch_of(random_prompts(1, SHORT)))
+    with unfinished_request(worker), pytest.raises(RuntimeError, match="did not drop its prefix cache"):
+        worker.generate_sequences(batch_of(random_prompts(1, SHORT)))
+    assert largest_difference(worker, worker.generate_sequences(batch_of(random_prompts(2, LONG)))) < AGREEMENT
+
+
+@pytest.mark.needs_gpu_pins
+def test_the_scheduler_of_an_asynchronous_engine_does_not_keep_its_prefix_cache_in_silence(worker):
+    from verl.workers.rollout.vllm_rollout.engine_core import StrictScheduler
+
+    scheduler = worker.rollout.inference_engine.llm_engine.engine_core.engine_core.scheduler
+    with patch.object(scheduler, "__class__", StrictScheduler):
+        with (
+            unfinished_request(worker),
+            pytest.raises(RuntimeError, match=r"prefix cache .*\(1 requests still running"),
+        ):
+            scheduler.reset_prefix_cache()
+        assert scheduler.reset_prefix_cache()
 
 
 def test_log_probs_are_those_of_the_distribution_sampled_from(worker):

@@ -27,6 +27,7 @@ from verl.trainer.config.checks import (
     joins_existing_cluster,
     look_around,
 )
+from verl.trainer.config.checks.cpu_slots import cpu_slots
 from verl.trainer.config.checks.reading import run_folder
 from verl.trainer.config.checks.resume import finished_run, kept_settings
 from verl.trainer.config.composition import COMPOSITION_ERRORS, explain_composition_error
@@ -37,6 +38,7 @@ from verl.upstream import keep_upstream_names
 from verl.upstream.trainer.main_ppo import create_rl_dataset
 from verl.upstream.trainer.main_ppo import create_rl_sampler as create_upstream_sampler
 from verl.utils.device import is_cuda_available
+from verl.utils.processes import end_cluster_with_this_process
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_config import save_run_config
 from verl.utils.run_lock import RunFolderInUse, hold_run_folder
@@ -145,17 +147,18 @@ def _start_ray(config: DictConfig) -> None:
     joins_cluster = bool(os.environ.get("RAY_ADDRESS")) if on_cpu else joins_existing_cluster()
     arguments: dict[str, Any] = {"runtime_env": _runtime_env(joins_cluster), "num_cpus": config.ray_init.num_cpus}
     if on_cpu and not joins_cluster:
-        # A cluster of our own: the workers, the task runner and one asynchronous reward task each take a CPU slot.
-        slots = config.trainer.n_gpus_per_node * config.trainer.nnodes + 2
+        # A cluster of our own, of as many slots as the run occupies, whatever the machine has.
         arguments.update(
             address="local",
-            num_cpus=config.ray_init.num_cpus or max(slots, os.cpu_count() or 1),
+            num_cpus=config.ray_init.num_cpus or max(cpu_slots(config), os.cpu_count() or 1),
             num_gpus=0,
             include_dashboard=False,
             logging_level=logging.ERROR,
             object_store_memory=_CPU_OBJECT_STORE_BYTES,
         )
-    ray.init(**arguments)
+    cluster = ray.init(**arguments)
+    if not joins_cluster:
+        end_cluster_with_this_process(cluster.address_info["session_dir"])
 
 
 @ray.remote(num_cpus=1)

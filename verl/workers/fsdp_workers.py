@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from typing import Any
 from unittest.mock import patch
@@ -26,6 +26,7 @@ from verl.upstream.workers import fsdp_workers as upstream_workers
 from verl.upstream.workers.fsdp_workers import create_device_mesh, get_sharding_strategy
 from verl.utils.device import get_device_name, get_nccl_backend
 from verl.utils.flash_attention import available_attention_implementation, import_actor_and_critic
+from verl.utils.gloo import divide_gradients, without_connection_messages
 from verl.utils.newer_versions import apply_transformers_shims
 from verl.utils.quiet import prints_to_log
 
@@ -128,18 +129,22 @@ class _AnyDeviceWorker:
     def _join_cpu_process_group() -> None:
         # Upstream would ask for "cpu:gloo,cpu:gloo", which torch refuses; it leaves an existing group alone.
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group(
-                backend=get_nccl_backend(),
-                rank=int(os.environ.get("RANK", 0)),
-                world_size=int(os.environ.get("WORLD_SIZE", 1)),
-                init_method=os.environ.get("DIST_INIT_METHOD", None),
-            )
+            with without_connection_messages():
+                torch.distributed.init_process_group(
+                    backend=get_nccl_backend(),
+                    rank=int(os.environ.get("RANK", 0)),
+                    world_size=int(os.environ.get("WORLD_SIZE", 1)),
+                    init_method=os.environ.get("DIST_INIT_METHOD", None),
+                )
 
     @staticmethod
     def _fsdp_configs(config: DictConfig) -> list[DictConfig]:
         return [config.model.fsdp_config]
 
     def _full_precision_modules(self) -> list[torch.nn.Module]:
+        return []
+
+    def _trained_modules(self) -> list[torch.nn.Module]:
         return []
 
     def _import_rollout_engine(self) -> None:
@@ -149,9 +154,12 @@ class _AnyDeviceWorker:
     def init_model(self) -> None:
         import_actor_and_critic()
         self._import_rollout_engine()
-        with available_attention(), pinned_memory_only_beside_a_gpu(), prints_to_log(logger):
+        on_cpu = get_device_name() == "cpu"
+        messages = without_connection_messages() if on_cpu else nullcontext()
+        with messages, available_attention(), pinned_memory_only_beside_a_gpu(), prints_to_log(logger):
             super().init_model()
-        if get_device_name() == "cpu":
+        if on_cpu:
+            divide_gradients(self._trained_modules())
             for module in self._full_precision_modules():
                 compute_in_parameter_dtype(module)
 
@@ -164,6 +172,9 @@ class _AnyDeviceActor(_AnyDeviceWorker):
     def _import_rollout_engine(self) -> None:
         if self._is_rollout and self.config.rollout.name == "vllm":
             import_module("verl.third_party.vllm")
+
+    def _trained_modules(self) -> list[torch.nn.Module]:
+        return [self.actor_module_fsdp] if self._is_actor else []
 
     def _full_precision_modules(self) -> list[torch.nn.Module]:
         policies = [(self._is_actor, "actor_module_fsdp", "actor"), (self._is_ref, "ref_module_fsdp", "ref")]
@@ -205,11 +216,19 @@ class _Stopwatch:
 
 
 class AsyncActorRolloutRefWorker(_AnyDeviceActor, upstream_workers.AsyncActorRolloutRefWorker):
-    """Upstream's worker for asynchronous rollouts, on a GPU or a CPU."""
+    """Upstream's worker for asynchronous rollouts, on a GPU or a CPU, that tells why its part of the engine failed."""
+
+    @register(dispatch_mode=Dispatch.DIRECT_ROLLOUT_METHOD)
+    def rollout_failure(self) -> str | None:
+        """Return the traceback of what failed first in the engine's worker of this process, or None."""
+        return getattr(self.rollout, "failure", None)
 
 
 class CriticWorker(_AnyDeviceWorker, upstream_workers.CriticWorker):
     """Upstream's critic, on a GPU or a CPU."""
+
+    def _trained_modules(self) -> list[torch.nn.Module]:
+        return [self.critic_module]
 
     def _full_precision_modules(self) -> list[torch.nn.Module]:
         return [self.critic_module] if _has_full_precision(self.config.model.fsdp_config) else []

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from recipe.knapsack.tiny_task import make_tokenizer
+from recipe.knapsack.tiny.tiny_task import make_tokenizer
 from verl.trainer.main_ppo import create_rl_dataset
 from verl.upstream.utils.dataset.rl_dataset import RLHFDataset as UpstreamRLHFDataset
 from verl.utils.dataset import RLHFDataset as ExportedRLHFDataset

@@ -82,3 +82,9 @@ def test_looking_around_leaves_the_environment_as_it_is(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     seen = look_around(trains_here=False)
     assert seen.environment["RAY_ADDRESS"] == "127.0.0.1:9" and not seen.trains_here
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_whether_the_installed_vllm_runs_on_a_cpu_is_a_fact(monkeypatch, runs):
+    monkeypatch.setattr(facts, "has_cpu_platform", lambda: runs)
+    assert look_around().vllm_runs_on_cpu is runs

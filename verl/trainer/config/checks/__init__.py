@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks import (
     budgets,
+    cpu_slots,
     data,
     device,
     engine,
@@ -75,6 +76,7 @@ INDEPENDENT: tuple[Check, ...] = (
     budgets.check_dynamic_sampling,
     rewards.check_reward_manager,
     rewards.check_resampling,
+    cpu_slots.check_cpu_slots,
     limits.check_micro_batch_tokens,
     limits.check_engine_tokens,
     data.check_files_agree,

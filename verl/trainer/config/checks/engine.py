@@ -8,6 +8,7 @@ from packaging.version import Version
 from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.utils.newer_versions import LAST_SUPPORTED_VLLM
+from verl.utils.vllm_platform import engine_can_sleep_on_cpu
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 # From this version on, vLLM takes other arguments for adapters held in memory.
@@ -26,7 +27,7 @@ def check_rollout_engine(config: DictConfig, facts: Facts) -> None:
     if rollout.mode == "async":
         _check_async(config)
     if rollout.name == "vllm":
-        _check_vllm(config, facts.vllm)
+        _check_vllm(config, facts)
 
 
 def _check_async(config: DictConfig) -> None:
@@ -50,16 +51,21 @@ def _check_async(config: DictConfig) -> None:
             f"{_ROLLOUT}.mode=async does not run with algorithm.adv_estimator=remax: verl's agent loop has no greedy "
             "responses. Set mode=sync."
         )
-    if config.exploration.rollout_is_cap is not None:
+    if config.exploration.rollout_is_cap is not None and (
+        rollout.name != "vllm" or rollout.agent.custom_async_server.path
+    ):
         raise ConfigError(
-            f"{_ROLLOUT}.mode=async does not run with exploration.rollout_is_cap={config.exploration.rollout_is_cap}: "
-            "verl's agent loop does not return the rollout's log-probs. Set the cap to null, or mode=sync."
+            f"{_ROLLOUT}.mode=async runs with exploration.rollout_is_cap={config.exploration.rollout_is_cap} only with "
+            f"{_ROLLOUT}.name=vllm and no {_ROLLOUT}.agent.custom_async_server: other servers do not return the "
+            "rollout's log-probs. Set the cap to null, or mode=sync."
         )
 
 
-def _check_vllm(config: DictConfig, installed: Version | None) -> None:
+def _check_vllm(config: DictConfig, facts: Facts) -> None:
+    installed = facts.vllm
     if config.trainer.device == "cpu":
-        _check_vllm_on_cpu(config.actor_rollout_ref.rollout, installed)
+        _check_vllm_on_cpu(config.actor_rollout_ref.rollout, facts)
+    _check_adapter(config)
     # On a cluster the machine that starts the run need not have vLLM: what is not here cannot be judged.
     if installed is not None and Version(installed.base_version) < LAST_SUPPORTED_VLLM:
         _check_older_vllm(config.actor_rollout_ref.rollout, installed)
@@ -67,15 +73,33 @@ def _check_vllm(config: DictConfig, installed: Version | None) -> None:
         _check_newer_vllm(config, installed)
 
 
-def _check_vllm_on_cpu(rollout: DictConfig, installed: Version | None) -> None:
-    if installed is None:
+def _check_vllm_on_cpu(rollout: DictConfig, facts: Facts) -> None:
+    if facts.vllm is None:
         raise ConfigError(
             f"{_ROLLOUT}.name=vllm needs vLLM, which is not installed: make its environment for CPUs with `bash "
             f".ci/make_vllm_environment.sh .venv-vllm`, or set {_ROLLOUT}.name=hf."
         )
-    if rollout.free_cache_engine:
+    if not facts.vllm_runs_on_cpu:
         raise ConfigError(
-            f"{_ROLLOUT}.free_cache_engine=true needs vLLM's sleep mode, which a CPU does not have: set it to false."
+            f"{_ROLLOUT}.name=vllm on trainer.device=cpu needs a vLLM that is built for CPUs, and the installed "
+            f"{facts.vllm} is built for GPUs: make an environment for CPUs with `bash .ci/make_vllm_environment.sh "
+            f".venv-vllm`, or set {_ROLLOUT}.name=hf."
+        )
+    # Asked only here: a plug-in's answer takes an import of vLLM.
+    if rollout.free_cache_engine and not engine_can_sleep_on_cpu():
+        raise ConfigError(
+            f"{_ROLLOUT}.free_cache_engine=true needs vLLM's sleep mode, which {facts.vllm} does not have on a CPU: "
+            "set it to false."
+        )
+
+
+def _check_adapter(config: DictConfig) -> None:
+    rollout, rank = config.actor_rollout_ref.rollout, config.actor_rollout_ref.model.lora_rank
+    if rank > 0 and rollout.mode == "sync" and rollout.load_format.startswith("dummy"):
+        raise ConfigError(
+            f"{_ROLLOUT}.load_format={rollout.load_format} with actor_rollout_ref.model.lora_rank={rank}: verl 0.5.0 "
+            "would give the engine the base model first and generate without the adapter, also after a resume. Set "
+            "load_format=safetensors."
         )
 
 

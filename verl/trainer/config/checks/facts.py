@@ -14,6 +14,7 @@ import torch
 from packaging.version import Version
 
 from verl.utils.newer_versions import vllm_version
+from verl.utils.vllm_platform import has_cpu_platform
 
 CURRENT_CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")
 """Where ``ray start`` leaves the address of the cluster that this machine belongs to."""
@@ -54,6 +55,7 @@ class Facts:
         has_gpu: whether this machine has a CUDA device.
         cluster: the Ray cluster that would be joined; None if the run would start its own.
         vllm: the installed version; None if vLLM is not installed.
+        vllm_runs_on_cpu: whether that vLLM is built for CPUs or has a plug-in for one.
         packages: those of `OPTIONAL_PACKAGES` that are installed.
         environment: the environment variables.
     """
@@ -62,6 +64,7 @@ class Facts:
     has_gpu: bool = False
     cluster: RayCluster | None = None
     vllm: Version | None = None
+    vllm_runs_on_cpu: bool = False
     packages: frozenset[str] = frozenset()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,6 +80,7 @@ def look_around(*, trains_here: bool = True) -> Facts:
         has_gpu=torch.cuda.is_available(),
         cluster=_find_cluster(os.environ.get("RAY_ADDRESS", "")),
         vllm=vllm_version(),
+        vllm_runs_on_cpu=has_cpu_platform(),
         packages=frozenset(package for package in OPTIONAL_PACKAGES if find_spec(package) is not None),
         environment=dict(os.environ),
     )

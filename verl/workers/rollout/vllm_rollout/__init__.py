@@ -5,7 +5,7 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 from verl.third_party.vllm import vllm_version as vllm_package_version  # noqa: E402  (needs __path__)
+from verl.workers.rollout.vllm_rollout.engine_worker import vLLMAsyncRollout  # noqa: E402
 from verl.workers.rollout.vllm_rollout.reproducible_rollout import vLLMRollout  # noqa: E402
-from verl.workers.rollout.vllm_rollout.vllm_rollout_spmd import vLLMAsyncRollout  # noqa: E402
 
 __all__ = ["vLLMAsyncRollout", "vLLMRollout", "vllm_package_version"]

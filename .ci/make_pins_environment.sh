@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Make the environment that the README tells GPU users to install, on any x86-64 Linux, with or without a GPU, and the
+# test tools: bash .ci/make_pins_environment.sh FOLDER
+# Exit status 3 says that it cannot be had here (no network, no room, or a machine that it is not built for).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=${1:?the folder of the environment}
+requirements=requirements/vllm.txt
+tools=requirements/dev.txt
+gigabytes_needed=12
+
+unavailable() {
+    echo "skipped: the packages of $requirements cannot be had on this machine: $1" >&2
+    exit 3
+}
+
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || unavailable "they are pinned for Linux on x86-64, this is $(uname -sm)"
+gigabytes_free=$(df --output=avail --block-size=1G "$(dirname "$folder")" | tail -1 | tr -d ' ')
+[ "$gigabytes_free" -ge "$gigabytes_needed" ] ||
+    unavailable "they take $gigabytes_needed GB, and $gigabytes_free GB of disk are free"
+python=""
+for candidate in ${BASE_PYTHON:-python3 python3.12 python3.11 python3.10}; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+        python=$candidate
+        break
+    fi
+done
+[ -n "$python" ] || unavailable "Python 3.10, 3.11 or 3.12 is needed; name one with BASE_PYTHON=/path/to/python"
+
+uv=""
+for candidate in uv .venv/bin/uv; do
+    if command -v "$candidate" >/dev/null; then
+        uv=$candidate
+        break
+    fi
+done
+echo "Making the environment $folder with $("$python" --version) and ${uv:-pip} (2 minutes with uv, 8 with pip; 10 GB)"
+rm -rf "$folder"
+"$python" -m venv "$folder"
+install() {
+    if [ -n "$uv" ]; then
+        # Compiled once here, not in each of the dozen processes of every run.
+        "$uv" pip install --quiet --compile-bytecode --python "$folder/bin/python" "$@"
+    else
+        "$folder/bin/python" -m pip install -qq --disable-pip-version-check "$@"
+    fi
+}
+# Where this small package can be had, so can the rest: from then on a failure is one.
+"$folder/bin/python" -m pip download -qq --disable-pip-version-check --no-deps --dest "$folder/probe" packaging ||
+    unavailable "no package index answers"
+rm -rf "$folder/probe"
+install -r "$requirements" -r "$tools"
+VLLM_LOGGING_LEVEL=ERROR "$folder/bin/python" -c "
+import verl
+from verl.utils.newer_versions import vllm_version
+print('Environment ready: vLLM', vllm_version(), 'and verl', verl.__version__, 'with the Knapsack RL overlay')"
+touch "$folder/.complete"

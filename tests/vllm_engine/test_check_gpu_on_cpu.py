@@ -1,0 +1,47 @@
+"""The script for the first hour on GPUs, on the test platform: one worker, resumed, and asynchronous rollouts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training_process import SCRIPTS
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
+
+SECONDS = 900
+# A C++ compiler for the actor's entropy would take a minute.
+OVERRIDES = ("actor_rollout_ref.actor.use_torch_compile=false", "actor_rollout_ref.rollout.agent.num_workers=2")
+
+
+@pytest.fixture(scope="module")
+def checked(warm_start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("check_gpu")
+    shutil.copytree(warm_start, folder / "warm_start")
+    environment = {**os.environ, "PYTHON": sys.executable, "OUT": str(folder), "DEVICE": "cpu", "NGPUS_PER_NODE": "1"}
+    result = subprocess.run(
+        ["bash", str(SCRIPTS / "check_gpu.sh"), *OVERRIDES],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    return folder, result
+
+
+def test_all_checks_pass_and_the_report_is_written(checked):
+    folder, result = checked
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+    assert "all checks passed" in result.stdout
+    report = (folder / "report.md").read_text()
+    assert "## one_gpu" in report and "## async" in report and "## all_gpus" not in report
+    assert "vllm 0.10.2" in report and "FAILED" not in report
+
+
+def test_the_second_run_was_resumed(checked):
+    folder, _ = checked
+    assert (folder / "one_gpu" / "global_step_4").exists() and (folder / "one_gpu" / "global_step_8").exists()
