@@ -147,16 +147,20 @@ class _Comparison:
             if len(values) == len(named) and len(true_values) == len(true_named) and set(values) == set(true_values):
                 return all(self._chains(chain, true_values[name]) for name, chain in values.items())
         elif named and not _has_equation(truth):
-            return self._values(named, truth, self.nodes)
+            return self._values(named, truth, self.nodes) or self._same_set(answer, truth)
         elif true_named and not _has_equation(answer):
-            return self._values(true_named, answer, lambda value, one: self.nodes(one, value))
+            return self._values(true_named, answer, lambda value, one: self.nodes(one, value)) or self._same_set(
+                answer, truth
+            )
         if {answer.joiner, truth.joiner} != {"and", "or"} and self._matching(answer.items, truth.items, self.nodes):
             return True
-        if self._list_against_group(answer, truth):
-            return True
-        if _describes_set(answer) and _describes_set(truth) and (_has_condition(answer) or _has_condition(truth)):
-            return not _new_operations(answer, truth) and self.leaves.equal_sets(answer, truth)
-        return False
+        return self._list_against_group(answer, truth) or self._same_set(answer, truth)
+
+    def _same_set(self, answer: Listing, truth: Listing) -> bool:
+        describe_sets = _describes_set(answer) and _describes_set(truth)
+        if not describe_sets or not (_has_condition(answer) or _has_condition(truth)):
+            return False
+        return not _new_operations(answer, truth) and self.leaves.equal_sets(answer, truth)
 
     def _list_against_group(self, answer: Listing, truth: Listing) -> bool:
         r"""Whether "5, 6" faces (5, 6) in that order, or \{5, 6\} in any."""
@@ -342,7 +346,7 @@ def _has_equation(listing: Listing) -> bool:
 def _has_condition(listing: Listing) -> bool:
     """Whether there is an inequality or an operation on sets, so that pairs in brackets are intervals, not points."""
     return any(
-        (isinstance(item, Relation) and item.is_inequality) or _SET_OPERATION.search(source(item))
+        (isinstance(item, Relation) and (item.is_inequality or item.operators == (r"\in",))) or _SET_OPERATION.search(source(item))
         for item in listing.items
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .answer_extraction import after_reasoning, boxed_answer, last_line, last_match
+from .answer_extraction import RETRACTION, after_reasoning, boxed_answer, last_line, last_match
 
 LONGEST_CHOICE_LINE = 12
 
@@ -13,9 +13,9 @@ _WRAPPER = re.compile(
 )
 _SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~")
 _CHOICE = re.compile(r"[\s(\[]*(?:(?:the\s+)?(?:option|choice|answer)\b[\s:.(]*)?([A-D])(?![A-Za-z])", re.IGNORECASE)
-_ALONE = re.compile(r"[\s(\[]*([A-Da-d])[\s)\].:,]*")
+_ALONE = re.compile(r"[\s(\[]*(?:(?:option|choice)\b[\s:(]*)?([A-D])[\s)\].:,]*", re.IGNORECASE)
 _CHOICE_BESIDE = re.compile(
-    r"\s*(?:[)\].:,;/|&+]|\\(?:lor|land|vee|wedge|mid)(?![A-Za-z])|\b(?:and|or|as well as|but also)\b|\s)*"
+    r"\s*(?:[)\].:,;/|&+]|\\(?:[A-Za-z]+|\\)|\b(?:and|or|as well as|but also)\b|\s)*"
     r"\(?(?:option|choice)?\s*\(?([A-D])(?![A-Za-z])(?!\s+[a-z])"
 )
 _CHOICE_ELSEWHERE = re.compile(r"(?<!not )(?<!not)[\s,;(]([A-D])\s*[):]|\b(?:or|and)\s+\(?([A-D])(?![A-Za-z])")
@@ -48,7 +48,7 @@ def extract_choice(response: str) -> str | None:
         if letter or _CHOICE.match(plain):
             return letter
     announced = last_match(_CUE, text)
-    if announced:
+    if announced and not RETRACTION.search(text, announced.end()):
         return _leading_choice(
             _plain(text[announced.end() : announced.end() + 200].partition("\n")[0].partition(". ")[0])
         )

@@ -26,6 +26,7 @@ POINTS = ((1.37, 0.61), (2.83, 0.29), (0.41, 0.87), (-1.91, 0.77), (-0.53, -0.39
 
 _LETTERS = re.compile(r"\\[A-Za-z]+|I(?![A-Za-z]*\})")
 _PRIMES = re.compile(r"([A-Za-z])('+)")
+_DIFFERENTIAL_OF_OPERATOR = re.compile(r"(?<![\\A-Za-z])d(?=\s*\\(?:cdot|times|div|frac|sqrt|left|sin|cos|tan|ln|log)(?![A-Za-z]))")
 _BLANK_IN_NUMBER = re.compile(r"(?<![_^\d.])[\d.]+\s+[\d.]")
 _MALFORMED_NUMBER = re.compile(r"\d*\.\d+\.\d*|\d,\s*\d{3}\s*\.\d*,")
 _GROUPED_DIGITS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -40,7 +41,7 @@ _IGNORED_BY_PARSER = re.compile(r"'|!\s*!|[\d)\]}]\s*_")
 """What latex2sympy would skip: primes, the base of a number, a second factorial."""
 
 _UNKNOWN_COMMAND = re.compile(
-    r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#&~\"]"
+    r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#~\"]"
 )
 
 
@@ -161,6 +162,7 @@ def _parse(latex: str) -> Any:
     if _GROUPED_DIGITS.fullmatch(latex):
         latex = latex.replace(",", "")
     latex = _FUNCTION_BEFORE_DOT.sub(r"\1(\2)", latex)
+    latex = _DIFFERENTIAL_OF_OPERATOR.sub("{d}", latex)
     latex = _PRIMES.sub(lambda found: rf"{found[1]}_{{{'prime' * len(found[2])}}}", latex)
     if _IGNORED_BY_PARSER.search(_ACCENTED.sub("v", latex)):
         return None
