@@ -22,11 +22,12 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|Boxed|fbox|framebox)(?![A-Za-z])\*?\s*(\
 _BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
 _UNBRACED_BOX = re.compile(r"\s{0,8}([^\s{}$]{1,200})")
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$.,;:&~*_|/]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])"
-    r"|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
-    r"|\b(?:and|or|also|possibly|maybe|perhaps|alternatively|else|either|both|respectively)\b|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
-    r"|\(?\b(?:[a-h]|[ivx]{1,4}|\d)\)|(?<=\s)\d\.(?=\s)|\b[Pp]art\s+\(?\w\)?|\b[A-Za-z](?:_\w|_\{\w+\})?\s*=)*"
+    r"(?:[^A-Za-z\\]|\\[^A-Za-z]|\\(?!(?:implies|therefore|Rightarrow|Longrightarrow|to)(?![A-Za-z]))[A-Za-z]+"
+    r"|(?<![A-Za-z])(?:and|or|also|(?:but )?(?:possibly|maybe|perhaps)|alternatively|else|either|both|respectively|not|nor"
+    r"|to|as well as|rather than|instead of|vs|br|[Pp]art|[A-Za-z]|[A-Z]{2,3}|[ivx]{2,4})(?![A-Za-z]))*"
 )
+"""Symbols, names and the words of a list; any other word tells that what follows comes of what went before."""
+
 LONGEST_GAP = 80
 """Characters between two boxes that belong together."""
 
@@ -100,7 +101,7 @@ def boxed_answer(text: str) -> str | None:
     answers = [_signed(boxes[-1], text)]
     for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
         gap = text[box.end : following.start]
-        if len(gap) > LONGEST_GAP or not _BETWEEN_BOXES.fullmatch(gap.removesuffix("-")):
+        if len(gap) > LONGEST_GAP or not _BETWEEN_BOXES.fullmatch(gap):
             break
         answers.append(_signed(box, text))
     return ", ".join(dict.fromkeys(reversed(answers)))
