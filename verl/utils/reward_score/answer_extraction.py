@@ -23,8 +23,8 @@ _BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
 _UNBRACED_BOX = re.compile(r"\s{0,8}([^\s{}$]{1,200})")
 _BETWEEN_BOXES = re.compile(
     r"(?:[^A-Za-z\\]|\\[^A-Za-z]|\\(?!(?:implies|therefore|Rightarrow|Longrightarrow|to)(?![A-Za-z]))[A-Za-z]+"
-    r"|(?<![A-Za-z])(?:and|or|also|(?:but )?(?:possibly|maybe|perhaps)|alternatively|else|either|both|respectively|not|nor"
-    r"|to|as well as|rather than|instead of|vs|br|[Pp]art|[A-Za-z]|[A-Z]{2,3}|[ivx]{2,4})(?![A-Za-z]))*"
+    r"|(?<![A-Za-z])(?:and|or|also|(?:but )?(?:possibly|maybe|perhaps)|alternatively|else|either|both|respectively|not"
+    r"|nor|to|as well as|rather than|instead of|vs|br|[Pp]art|[A-Za-z]|[A-Z]{2,3}|[ivx]{2,4})(?![A-Za-z]))*"
 )
 """Symbols, names and the words of a list; any other word tells that what follows comes of what went before."""
 
