@@ -12,8 +12,12 @@ from verl.utils.reward_score.answer_normalization import normalize_answer
 from verl.utils.reward_score.math_reward import compute_scores
 from verl.utils.reward_score.verifier_pool import VerifierPool
 
-LABELLED = [json.loads(line) for line in Path(__file__).with_name("grading_cases.jsonl").read_text().splitlines()]
-KINDS = sorted({case["kind"] for case in LABELLED})
+LABELLED, OUTSIDE = (
+    [json.loads(line) for line in Path(__file__).with_name(name).read_text().splitlines()]
+    for name in ("grading_cases.jsonl", "outside_cases.jsonl")
+)
+"""Labels of others; and labels given before reading the rules, by someone who tried to break them."""
+KINDS = sorted({case["kind"] for case in LABELLED + OUTSIDE})
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def pool():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_labelled_responses(kind, pool):
-    cases = [case for case in LABELLED if case["kind"] == kind]
+    cases = [case for case in LABELLED + OUTSIDE if case["kind"] == kind]
     columns = ([case[column] for case in cases] for column in ("data_source", "response", "ground_truth"))
     scores = compute_scores(*columns, pool=pool)
     assert [case for case, score in zip(cases, scores, strict=True) if bool(score["acc"]) != case["expected"]] == []

@@ -146,17 +146,24 @@ class _Comparison:
             values, true_values = ({one.name: one.values for one in each} for each in (named, true_named))
             if len(values) == len(named) and len(true_values) == len(true_named) and set(values) == set(true_values):
                 return all(self._chains(chain, true_values[name]) for name, chain in values.items())
+            if set(values) == set(true_values) and len(values) == 1:
+                solutions = [[one for each in side for one in _listed(each.values[-1])] for side in (named, true_named)]
+                return self._matching(*solutions, self.nodes)
         elif named and not _has_equation(truth):
-            return self._values(named, truth, self.nodes)
+            return self._values(named, truth, self.nodes) or self._same_set(answer, truth)
         elif true_named and not _has_equation(answer):
-            return self._values(true_named, answer, lambda value, one: self.nodes(one, value))
+            return self._values(true_named, answer, lambda value, one: self.nodes(one, value)) or self._same_set(
+                answer, truth
+            )
         if {answer.joiner, truth.joiner} != {"and", "or"} and self._matching(answer.items, truth.items, self.nodes):
             return True
-        if self._list_against_group(answer, truth):
-            return True
-        if _describes_set(answer) and _describes_set(truth) and (_has_condition(answer) or _has_condition(truth)):
-            return not _new_operations(answer, truth) and self.leaves.equal_sets(answer, truth)
-        return False
+        return self._list_against_group(answer, truth) or self._same_set(answer, truth)
+
+    def _same_set(self, answer: Listing, truth: Listing) -> bool:
+        describe_sets = _describes_set(answer) and _describes_set(truth)
+        if not describe_sets or not (_has_condition(answer) or _has_condition(truth)):
+            return False
+        return not _new_operations(answer, truth) and self.leaves.equal_sets(answer, truth)
 
     def _list_against_group(self, answer: Listing, truth: Listing) -> bool:
         r"""Whether "5, 6" faces (5, 6) in that order, or \{5, 6\} in any."""
@@ -225,6 +232,9 @@ class _Comparison:
             return self._phrases(answer, truth)
         if isinstance(answer, Listing) or isinstance(truth, Listing):
             return self.listings(*(one if isinstance(one, Listing) else Listing((one,)) for one in (answer, truth)))
+        words, true_words = _only_words(answer), _only_words(truth)
+        if words and true_words:
+            return words == true_words
         if isinstance(answer, Relation) and answer.is_equation:
             return self._evaluation(answer, truth)
         return False
@@ -310,9 +320,17 @@ def _assigned(relation: Relation) -> list[_Assignment]:
         name = source(first)
     if name is None and len(values) == 1 and is_variable(values[0]) and parse_number(source(first)):
         name, values = source(values[0]), [first]
+    if len(values) == 1 and len(source(first)) == len(source(values[0])) == 1 and source(values[0]).isalpha():
+        return []  # x = y says how two unknowns are related, not what one of them is
     if name is None or any(_occurs(name, source(value)) for value in values):
         return []
     return [_Assignment("".join(name.split()), tuple(values))]
+
+
+def _only_words(node: Node) -> str | None:
+    if isinstance(node, Phrase) and len(node.parts) == 1 and isinstance(node.parts[0], str):
+        return node.parts[0]
+    return node.latex.lower() if isinstance(node, Expression) and is_words(node.latex) else None
 
 
 def _is_tuple(node: Node) -> bool:
@@ -342,7 +360,8 @@ def _has_equation(listing: Listing) -> bool:
 def _has_condition(listing: Listing) -> bool:
     """Whether there is an inequality or an operation on sets, so that pairs in brackets are intervals, not points."""
     return any(
-        (isinstance(item, Relation) and item.is_inequality) or _SET_OPERATION.search(source(item))
+        (isinstance(item, Relation) and (item.is_inequality or item.operators == (r"\in",)))
+        or _SET_OPERATION.search(source(item))
         for item in listing.items
     )
 
@@ -359,7 +378,8 @@ def _new_operations(answer: Node, truth: Node) -> bool:
 def _units_agree(unit: str, true_unit: str) -> bool:
     if not unit or not true_unit or unit == true_unit or not GENERIC_UNITS.isdisjoint({unit, true_unit}):
         return True
-    return not set(_singular(unit).split()).isdisjoint(_singular(true_unit).split())
+    words, true_words = set(_singular(unit).split()), set(_singular(true_unit).split())
+    return words <= true_words or true_words <= words
 
 
 def _singular(words: str) -> str:

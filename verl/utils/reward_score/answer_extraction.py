@@ -22,11 +22,12 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|Boxed|fbox|framebox)(?![A-Za-z])\*?\s*(\
 _BOX_COMMANDS = (r"\boxed", r"\Boxed", r"\fbox", r"\framebox")
 _UNBRACED_BOX = re.compile(r"\s{0,8}([^\s{}$]{1,200})")
 _BETWEEN_BOXES = re.compile(
-    r"(?:[\s$.,;:&~*_|]|\\\\|\\[,;:!()\[\] ]|\\q?quad(?![A-Za-z])"
-    r"|\\(?:text|mathrm|textbf)\s*\{[\s,;]*(?=[^{}]{0,30}\})|\}"
-    r"|\b(?:and|or|also|possibly|maybe|perhaps|alternatively|else|either|both|respectively)\b|\\(?:lor|land|vee|wedge)(?![A-Za-z])"
-    r"|\(?\b(?:[a-h]|[ivx]{1,4}|\d)\)|(?<=\s)\d\.(?=\s)|\b[Pp]art\s+\(?\w\)?)*"
+    r"(?:[^A-Za-z\\]|\\[^A-Za-z]|\\(?!(?:implies|therefore|Rightarrow|Longrightarrow|to)(?![A-Za-z]))[A-Za-z]+"
+    r"|(?<![A-Za-z])(?:and|or|also|(?:but )?(?:possibly|maybe|perhaps)|alternatively|else|either|both|respectively|not"
+    r"|nor|to|as well as|rather than|instead of|vs|br|[Pp]art|[A-Za-z]|[A-Z]{2,3}|[ivx]{2,4})(?![A-Za-z]))*"
 )
+"""Symbols, names and the words of a list; any other word tells that what follows comes of what went before."""
+
 LONGEST_GAP = 80
 """Characters between two boxes that belong together."""
 
@@ -38,17 +39,17 @@ _MORE_OF_THE_ANSWER = re.compile(
 )
 _ANSWER_CUE = re.compile(
     r"\banswers?\b(?:\s(?:to|for|of)\s[^.\n:$]{0,80}?)?[\s*_`]{0,6}"
-    r"(?:(?:is|are)\b|[:：=])|\bfinal answer\b[*_ \t]*\n|####(?!#)"
+    r"(?:(?:is|are)\b|[:：=])|\bfinal answer\b[*_ \t]*\n|<answer>|####(?!#)"
     r"(?=[^\n]{0,200}[\d$\\])(?![^\n]{0,200}(?<!\\)\b[A-Za-z]{3})",
     re.IGNORECASE,
 )
 _AFTER_CUE = re.compile(
     r"[\s*_`:：]*(?:(?:therefore|thus|hence|then|simply|just|given by|equal to)\b[\s,:]*)*", re.IGNORECASE
 )
-_END_OF_STATEMENT = re.compile(r"\.(?=\s|$)|\n|\s(?:because|since|which|where)\b")
+_END_OF_STATEMENT = re.compile(r"\.(?=\s|$)|\n|</answer>|\s(?:because|since|which|where)\b")
 _SENTENCE = re.compile(r"[A-Z][^.\n]*?\s(?:is|are|equals|=)\s+([^.\s](?:[^\n]*\S)?)")
 _SECOND_VERB = re.compile(r"\b(?:is|are|equals|not|or|either|neither|isn't)\b|=", re.IGNORECASE)
-_RETRACTION = re.compile(
+RETRACTION = re.compile(
     r"\b(?:wait|hmm+|hold on|actually|on second thought|let (?:me|us)\s(?:re|double|verify|check)"
     r"|let's (?:re|double|verify|check))",
     re.IGNORECASE,
@@ -100,7 +101,7 @@ def boxed_answer(text: str) -> str | None:
     answers = [_signed(boxes[-1], text)]
     for box, following in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
         gap = text[box.end : following.start]
-        if len(gap) > LONGEST_GAP or not _BETWEEN_BOXES.fullmatch(gap.removesuffix("-")):
+        if len(gap) > LONGEST_GAP or not _BETWEEN_BOXES.fullmatch(gap):
             break
         answers.append(_signed(box, text))
     return ", ".join(dict.fromkeys(reversed(answers)))
@@ -145,7 +146,7 @@ def _signed(box: _Box, text: str) -> str:
 def _announced_answer(text: str) -> str | None:
     """What follows the last "answer is", "Answer:" or "####", unless the response goes on to doubt it."""
     cue = last_match(_ANSWER_CUE, text)
-    if cue is None or _RETRACTION.search(text, cue.end()):
+    if cue is None or RETRACTION.search(text, cue.end()):
         return None
     start = _AFTER_CUE.match(text, cue.end()).end()
     spans, end = _adjacent_math_spans(text, start)

@@ -84,7 +84,8 @@ _UNICODE = str.maketrans(
         "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
         "°": r"^\circ ", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "\u00a0": " ", "\u202f": " ",
         "\u2009": " ", "±": r"\pm ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "²": "^2",
-        "³": "^3", "％": "%", "€": "", "£": "", "✓": "", "✔": "", "“": '"', "”": '"', "’": "'", "θ": r"\theta ",
+        "³": "^3", "％": "%", "€": "", "£": "", "¥": "", "₹": "", "✓": "", "✔": "", "✅": "",
+        "“": '"', "”": '"', "’": "'", "θ": r"\theta ",
         "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "∨": r"\lor ", "∧": r"\land ", "∅": r"\emptyset ",
     }
 )  # fmt: skip
@@ -95,11 +96,12 @@ _SPACED_DIGIT_GROUPS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[ ~]\d{3})+(?![\d.
 _SIZES = "tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge"
 _LAYOUT = re.compile(
     rf"\\(?:left|right|middle|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr|biggl|biggr|displaystyle|textstyle|limits|nolimits"
-    rf"|{_SIZES.replace(' ', '|')}|checkmark|pounds|euro|boldsymbol|pmb|bm|unicode)(?![A-Za-z])"
+    rf"|{_SIZES.replace(' ', '|')}|checkmark|blacksquare|qed|pounds|euro|boldsymbol|pmb|bm|unicode|bf|rm|it|yen)"
+    r"(?![A-Za-z])"
     r"|(?<!\\)\\[,!;:()\[\]]|\\\$|\$"
 )
 _COLOR = re.compile(r"\\(?:color|textcolor)\s*\{[^{}]*\}|\\(?:phantom|hspace|vspace|label|tag)\*?\s*\{[^{}]*\}")
-_SPACING = re.compile(r"(?<!\\)\\(?=\s)|~")
+_SPACING = re.compile(r"(?<!\\)\\(?=\s|$)|~")
 _SYNONYMS = [
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
     (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
@@ -126,6 +128,13 @@ _SYNONYMS = [
         lambda m: "'" * max(1, (m[1] or "").count("p")),
     ),
     (re.compile(r"\{([^{}]*?)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\{([^{}]*?)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
+    (
+        re.compile(r"[(\[]\s*\\begin\{array\}\s*\{[clr|]*\}(.*?)\\end\{array\}\s*[)\]]"),
+        r"\\begin{pmatrix}\1\\end{pmatrix}",
+    ),
+    (re.compile(r"(?<=\w)\*\*(?=[\w({])"), "^"),
+    (re.compile(r"\{:\}"), ":"),
     (re.compile(r"\\overline\s*(\d)"), r"\\overline{\1}"),
     (re.compile(r"\\hline(?![A-Za-z])|\\nonumber(?![A-Za-z])"), ""),
     (re.compile(r"([_^])\s*\{(\w)\}"), r"\1\2"),
@@ -135,8 +144,9 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|textnormal|texttt|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|emph|mathop)"
     r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
+_NUMBER_BEFORE_WORDS = re.compile(r"\s*(-?\d[\d.,]*)\s+([A-Za-z][^{}\d]*)$")
 _MATH_FONT = re.compile(r"\\(?:mathbf|mathit|mathrm|mathsf|boldsymbol)\s*\{([^{}]*)\}")
-_BOX = re.compile(r"\\(?:boxed|fbox|Boxed)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_BOX = re.compile(r"\\(?:boxed|fbox|Boxed|underline)\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _QUADS = re.compile(r"\\q?quad(?![A-Za-z])(?:\s*\\q?quad(?![A-Za-z]))*\s*")
 _QUADS_AT_JOINTS = re.compile(r"\\quad (?=(?:and|or)\b|\\text\{|[,;])|(?<=[,;])\s?\\quad |(\b(?:and|or)\}?)\s?\\quad ")
@@ -156,8 +166,8 @@ _CONJUNCTION = re.compile(r"\s*,?\s*\\text\{\s*,?\s*(and|or|et|ou|und|oder|y|o)\
 _EMBEDDED_CONJUNCTION = re.compile(r"\\text\{([^{}]*?)\b(and|or)\b\s*\}")
 _OR = frozenset({"or", "ou", "oder", "o"})
 _ANSWER_WORDS = re.compile(
-    r"^\s*\\text\{\s*(?:(?:the|final|correct|my)\s+)*answer\s*(?:is|:|=)?\s*:?\s*\}|^\s*\\(?:approx|therefore|implies|Rightarrow)(?![A-Za-z])"
-    r"|^\s*\\text\{\s*(?:about|approximately|approx\.?|around|roughly|nearly)\s*\}"
+    r"^\s*\\text\{\s*(?:(?:the|final|correct|my)\s+)*(?:answer|result|solution)\s*(?:is|:|=)?\s*:?\s*\}\s*:?|^\s*=|^\s*\\(?:approx|sim|therefore|implies|Rightarrow)(?![A-Za-z])"
+    r"|^\s*\\text\{\s*(?:about|approximately|approx\.?|around|roughly|nearly|ca\.|exactly)\s*\}"
     r"|\\text\{\s*\(?\s*(?:approx\.?|approximately)\s*\)?\s*\}\s*$",
     re.IGNORECASE,
 )
@@ -236,9 +246,12 @@ def _text_or_symbols(command: re.Match[str]) -> str:
     stripped = content.strip()
     if not re.search("[A-Za-z]", content):
         return f" {content} "
+    counted = _NUMBER_BEFORE_WORDS.match(content)
+    if counted and not name.startswith("math"):
+        return rf" {counted.group(1)} \text{{{counted.group(2)}}}"
     if name.startswith("math") and re.search(r"[\\^_=+\d]", content):
         return f"{{{content}}}"
-    is_symbol = len(stripped) == 1 and name.startswith(("math", "operator"))
+    is_symbol = stripped == "i" or len(stripped) == 1 and name.startswith(("math", "operator"))
     if is_symbol and not (
         stripped in UNITS and name == "mathrm" and re.search(r"[\d})]\s*$", command.string[: command.start()])
     ):

@@ -294,9 +294,9 @@ def _words(text: str) -> str:
 _NO_UNITS = frozenset(
     "not no or and is are was be wrong incorrect false never if when where such with but except than least most more "
     "less "
-    "mod modulo base plus minus times over half negative positive even odd either between alternatively maybe perhaps "
+    "mod modulo base plus minus times over negative positive even odd either between alternatively maybe perhaps "
     "possibly zero one two three four five six seven eight nine ten eleven twelve twenty a.m p.m am pm for all any "
-    "some "
+    "some half halves third thirds quarter quarters mille "
     "factorial squared cubed power root percent point by to from of".split()
 )
 

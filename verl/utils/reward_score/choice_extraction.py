@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from .answer_extraction import after_reasoning, boxed_answer, last_line, last_match
+from .answer_extraction import RETRACTION, after_reasoning, boxed_answer, last_line, last_match
 
 LONGEST_CHOICE_LINE = 12
 
@@ -13,18 +13,18 @@ _WRAPPER = re.compile(
 )
 _SPACE = re.compile(r"\\[,;:! ]|\\q?quad(?![A-Za-z])|~")
 _CHOICE = re.compile(r"[\s(\[]*(?:(?:the\s+)?(?:option|choice|answer)\b[\s:.(]*)?([A-D])(?![A-Za-z])", re.IGNORECASE)
-_ALONE = re.compile(r"[\s(\[]*([A-Da-d])[\s)\].:,]*")
+_ALONE = re.compile(r"[\s(\[]*(?:(?:option|choice)\b[\s:(]*)?([A-D])[\s)\].:,]*", re.IGNORECASE)
 _CHOICE_BESIDE = re.compile(
-    r"\s*(?:[)\].:,;/|&+]|\\(?:lor|land|vee|wedge|mid)(?![A-Za-z])|\b(?:and|or|as well as|but also)\b|\s)*"
+    r"\s*(?:[)\].:,;/|&+=?–-]|\\(?:[A-Za-z]+|\\)|\b(?:and|or|as well as|but also|maybe|possibly|perhaps)\b|\s)*"
     r"\(?(?:option|choice)?\s*\(?([A-D])(?![A-Za-z])(?!\s+[a-z])"
 )
 _CHOICE_ELSEWHERE = re.compile(r"(?<!not )(?<!not)[\s,;(]([A-D])\s*[):]|\b(?:or|and)\s+\(?([A-D])(?![A-Za-z])")
 _CUE = re.compile(
-    r"\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not|cannot|can't)\b|n't\b|[.\n:：]).){0,40}?"
-    r"(?:\b(?:is|be)\b\s{0,3}[:：]?|[:：])\s{0,8}"
+    r"(?:<answer>\s*|\b(?:answer|option|choice)\b(?:(?!\b(?:is|be|not|cannot|can't)\b|n't\b|[.\n:：]).){0,40}?"
+    r"(?:\b(?:is|be)\b(?:\s{0,3}[:：])?|[:：])\s{0,8}"
     r"(?:(?:for sure|definitely|clearly|certainly|surely|obviously|therefore|thus|hence|indeed|simply|probably"
-    r"|most likely|likely|then|just)\b[\s,:]{0,8}){0,3}"
-    r"(?=[^\w]{0,12}(?:(?:option|choice|the)\b\W{0,4}|text|math|bf){0,4}\W{0,6}[A-D](?![A-Za-z]))",
+    r"|most likely|likely|then|just)\b[\s,:]{0,8}){0,3})"
+    r"(?=\W{0,12}(?:(?:option|choice|the|text|math|bf)\W{0,6}){0,4}[A-D](?![A-Za-z]))",
     re.IGNORECASE,
 )
 
@@ -43,17 +43,15 @@ def extract_choice(response: str) -> str | None:
     boxed = boxed_answer(text)
     if boxed is not None:
         plain = _plain(boxed)
-        alone = _ALONE.fullmatch(plain)
-        letter = alone.group(1).upper() if alone else _leading_choice(plain)
-        if letter or _CHOICE.match(plain):
-            return letter
+        if _CHOICE.match(plain):
+            return _leading_choice(plain)
     announced = last_match(_CUE, text)
-    if announced:
+    if announced and not RETRACTION.search(text, announced.end()):
         return _leading_choice(
             _plain(text[announced.end() : announced.end() + 200].partition("\n")[0].partition(". ")[0])
         )
     line = last_line(text)
-    return _leading_choice(_plain(line)) if len(line) <= LONGEST_CHOICE_LINE else None
+    return _leading_choice(_plain(line)) if len(line) <= LONGEST_CHOICE_LINE and not line.islower() else None
 
 
 def _plain(text: str) -> str:
@@ -61,7 +59,10 @@ def _plain(text: str) -> str:
 
 
 def _leading_choice(plain: str) -> str | None:
-    """The letter with which ``plain`` begins, unless another one stands beside it."""
+    """The letter with which ``plain`` begins, unless another one stands beside it; a small letter only by itself."""
+    alone = _ALONE.fullmatch(plain)
+    if alone:
+        return alone.group(1).upper()
     choice = _CHOICE.match(plain)
     if choice is None or not choice.group(1).isupper():
         return None

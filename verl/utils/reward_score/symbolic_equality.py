@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from .answer_equivalence import Undecided, WrittenLeaves, answers_equal
-from .answer_structure import Group, Listing, Node, Relation, source
+from .answer_structure import Group, Listing, Node, Relation, is_variable, source
 from .number_literals import are_close
 
 DIGITS = 30
@@ -26,6 +26,14 @@ POINTS = ((1.37, 0.61), (2.83, 0.29), (0.41, 0.87), (-1.91, 0.77), (-0.53, -0.39
 
 _LETTERS = re.compile(r"\\[A-Za-z]+|I(?![A-Za-z]*\})")
 _PRIMES = re.compile(r"([A-Za-z])('+)")
+_FACTOR_BEFORE_FRACTION = re.compile(
+    r"(?<![_^\d.])(\d+)\s*\(\s*(\\frac\s*\{\s*\d+\s*\}\s*\{\s*\d+\s*\}|\d+\s*/\s*\d+)\s*\)"
+)
+"""What latex2sympy would take for a mixed number: 3(1/2)."""
+
+_DIFFERENTIAL_OF_OPERATOR = re.compile(
+    r"(?<![\\A-Za-z])d(?=\s*\\(?:cdot|times|div|frac|sqrt|left|sin|cos|tan|ln|log)(?![A-Za-z]))"
+)
 _BLANK_IN_NUMBER = re.compile(r"(?<![_^\d.])[\d.]+\s+[\d.]")
 _MALFORMED_NUMBER = re.compile(r"\d*\.\d+\.\d*|\d,\s*\d{3}\s*\.\d*,")
 _GROUPED_DIGITS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
@@ -40,7 +48,7 @@ _IGNORED_BY_PARSER = re.compile(r"'|!\s*!|[\d)\]}]\s*_")
 """What latex2sympy would skip: primes, the base of a number, a second factorial."""
 
 _UNKNOWN_COMMAND = re.compile(
-    r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#&~\"]"
+    r"\\(?:lnot|neg|mid|Rightarrow|implies|therefore|because|to|circ|text)(?![A-Za-z])|[?@#~\"]"
 )
 
 
@@ -161,6 +169,8 @@ def _parse(latex: str) -> Any:
     if _GROUPED_DIGITS.fullmatch(latex):
         latex = latex.replace(",", "")
     latex = _FUNCTION_BEFORE_DOT.sub(r"\1(\2)", latex)
+    latex = _FACTOR_BEFORE_FRACTION.sub(r"\1 \\cdot (\2)", latex)
+    latex = _DIFFERENTIAL_OF_OPERATOR.sub("{d}", latex)
     latex = _PRIMES.sub(lambda found: rf"{found[1]}_{{{'prime' * len(found[2])}}}", latex)
     if _IGNORED_BY_PARSER.search(_ACCENTED.sub("v", latex)):
         return None
@@ -337,7 +347,7 @@ def _solutions(relation: Relation) -> Any:
     from sympy import Ge, Gt, Intersection, Interval, Le, Lt, Ne, S
 
     if not relation.is_inequality:
-        member = relation.operators == (r"\in",)
+        member = relation.operators == (r"\in",) and is_variable(relation.sides[0])
         return _as_set(relation.sides[1]) if member else None
     sides = [_parsed(source(side)) for side in relation.sides]
     if not all(map(_is_expression, sides)):
