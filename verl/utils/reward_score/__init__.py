@@ -17,10 +17,9 @@ from verl.upstream import keep_upstream_names  # noqa: E402
 from verl.upstream.utils.reward_score import (  # noqa: E402  (needs __path__)
     default_compute_score as upstream_compute_score,
 )
-from verl.utils.reward_score import math_reward  # noqa: E402
+from verl.utils.reward_score import math_reward, program_reward  # noqa: E402
 
 GEOMETRY_DATA_SOURCE = "hiyouga/geometry3k"
-PROGRAM_DATA_SOURCES = frozenset({"codecontests", "apps", "codeforces", "taco"})
 _GEOMETRY_FORMAT = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
 
 
@@ -46,15 +45,20 @@ def default_compute_score(
     Raises:
         NotImplementedError: neither knows the data source.
         ValueError: the data source asks for programs, and there is no sandbox to run them in.
+        SandboxError: there is one, and it did not run them.
     """
     if math_reward.is_supported(data_source):
         return math_reward.compute_score(data_source, solution_str, ground_truth)
     if data_source == GEOMETRY_DATA_SOURCE:
         return _geometry_score(solution_str, ground_truth)
-    if data_source in PROGRAM_DATA_SOURCES and not sandbox_fusion_url:
-        raise ValueError(
-            f"data source {data_source!r} asks for programs, and without a sandbox they would run in the trainer's own "
-            "process; set reward_model.sandbox_fusion.url to the address of a sandbox"
+    if data_source in program_reward.PROGRAM_DATA_SOURCES:
+        if not sandbox_fusion_url:
+            raise ValueError(
+                f"data source {data_source!r} asks for programs, and without a sandbox they would run in the trainer's "
+                "own process; set reward_model.sandbox_fusion.url to the address of a sandbox"
+            )
+        return program_reward.compute_score(
+            sandbox_fusion_url, concurrent_semaphore, memory_limit_mb, solution_str, ground_truth
         )
     return upstream_compute_score(
         data_source,
@@ -76,7 +80,7 @@ def _geometry_score(response: str, ground_truth: str) -> dict[str, Any]:
 _default_compute_score = default_compute_score
 """The deprecated name that verl 0.5 still has for it."""
 
-__all__ = ["_default_compute_score", "default_compute_score", "math_reward"]
+__all__ = ["_default_compute_score", "default_compute_score", "math_reward", "program_reward"]
 
 
 keep_upstream_names(globals())
