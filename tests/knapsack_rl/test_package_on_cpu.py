@@ -17,13 +17,10 @@ import knapsack_rl
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(module.name for module in pkgutil.walk_packages(knapsack_rl.__path__, "knapsack_rl."))
-WITHOUT_EXTRAS = [name for name in MODULES if name not in ("knapsack_rl.history",)]
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples_hold(name):
-    if name not in WITHOUT_EXTRAS:
-        pytest.importorskip("pyarrow")
     assert doctest.testmod(import_module(name)).failed == 0
 
 

@@ -8,14 +8,21 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knapsack_rl import rollout_dump
-from knapsack_rl.rollout_dump import DUMP_SCHEMA, PROMPT_CLASSES, RolloutDump, choose_rollouts, prompt_classes
-from knapsack_rl.step_parts import list_parts
+pq = pytest.importorskip("pyarrow.parquet")
+
+from knapsack_rl import rollout_dump  # noqa: E402
+from knapsack_rl.rollout_dump import (  # noqa: E402
+    DUMP_SCHEMA,
+    PROMPT_CLASSES,
+    RolloutDump,
+    choose_rollouts,
+    prompt_classes,
+)
+from knapsack_rl.step_parts import list_parts  # noqa: E402
 
 LARGE = 10**9
 
