@@ -132,10 +132,22 @@ def test_what_does_not_fit_is_warned_of(overrides, gpu_memory_gb, said):
     assert any(said in warning for warning in warnings) if said else warnings == []
 
 
+def problems(count):
+    """So many prompts in verl's schema."""
+    return pd.DataFrame(
+        {
+            "data_source": "math_500",
+            "prompt": [[{"role": "user", "content": f"What is {number} + 1?"}] for number in range(count)],
+            "reward_model": [{"style": "rule", "ground_truth": str(number + 1)} for number in range(count)],
+            "extra_info": [{"index": number} for number in range(count)],
+        }
+    )
+
+
 def test_data_that_are_here_tell_epochs_and_validation(tmp_path):
     train, validation = tmp_path / "train.parquet", tmp_path / "validation.parquet"
-    pd.DataFrame({"prompt": ["?"] * 600}).to_parquet(train)
-    pd.DataFrame({"prompt": ["?"] * 50}).to_parquet(validation)
+    problems(600).to_parquet(train)
+    problems(50).to_parquet(validation)
     text, refused = dry_run(
         [
             *SETTINGS,
