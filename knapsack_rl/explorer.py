@@ -18,6 +18,7 @@ from knapsack_rl.arrays import Array
 from knapsack_rl.config import ExplorationConfig
 from knapsack_rl.dispatch import packed_order, random_order
 from knapsack_rl.estimates import Estimates
+from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY
 from knapsack_rl.metrics.step import compute_exploration_metrics
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.task_status import TaskStatus
@@ -120,7 +121,7 @@ class Explorer:
         success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch)
         known = Estimates(
             success_rates,
-            self.task_status.greedy_match_rates(prompt_ids, epoch=epoch),
+            self.task_status.greedy_match_rates(prompt_ids, epoch=epoch) if self._uses_greedy_matches else None,
             self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
         )
         allocation = self.allocation(known, self.total_budget(len(prompt_ids), step))
@@ -209,6 +210,11 @@ class Explorer:
             TaskStatusError: an entry is missing or inconsistent; this object is unchanged then.
         """
         self.task_status.load_state_dict(state["task_status"])
+
+    @property
+    def _uses_greedy_matches(self) -> bool:
+        is_of_the_value = self._value is not None and "greedy_match_rates" in self._value.parameters
+        return is_of_the_value or self.adv_estimator.gradient_rule is DIFFERS_FROM_GREEDY
 
     @property
     def _uses_beliefs(self) -> bool:

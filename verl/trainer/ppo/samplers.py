@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -85,7 +86,7 @@ class UntilEffective:
     """
 
     def __init__(
-        self, trainer: Exploring, num_rows: Any, max_generations: int, reward_metrics: tuple[str, ...]
+        self, trainer: Exploring, num_rows: Callable[[int], int], max_generations: int, reward_metrics: tuple[str, ...]
     ) -> None:
         self._trainer = trainer
         self._num_rows = num_rows

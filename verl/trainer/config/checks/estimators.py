@@ -7,8 +7,9 @@ from omegaconf import DictConfig
 from knapsack_rl import resolve_value_function, value_for_adv_estimator
 from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError
+from knapsack_rl.options import is_number
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.reading import exploration_config, is_number, only_validates, prompts_per_batch
+from verl.trainer.config.checks.reading import exploration_config, only_validates, prompts_per_batch
 
 
 def check_value_function(config: DictConfig, facts: Facts) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from knapsack_rl.config import ConfigError
+from knapsack_rl.options import is_integer, is_number
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.reading import is_integer, is_number, iterate_scalars
+from verl.trainer.config.checks.reading import iterate_scalars
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, AdvantageEstimator
 
 CHECKPOINT_CONTENTS = ("model", "optimizer", "extra", "hf_model")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,6 @@ def iterate_scalars(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from iterate_scalars(value, f"{name}.")
         elif not isinstance(value, ListConfig):
             yield name, value
-
-
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_integer(value: Any) -> bool:
-    """Whether ``value`` is an integer; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def only_validates(config: DictConfig) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
+from knapsack_rl.options import is_integer, is_number
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.reading import is_integer, is_number, only_validates
+from verl.trainer.config.checks.reading import only_validates
 
 _ROLLOUT = "actor_rollout_ref.rollout"
 
