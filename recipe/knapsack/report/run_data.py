@@ -22,6 +22,7 @@ from knapsack_rl.history import SCHEMA, HistoryError, read_history
 from knapsack_rl.metrics_file import read_metrics
 from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER, METRICS_FILE
 from recipe.knapsack.report.prompt_dynamics import never_solved
+from recipe.knapsack.report.settings import flatten_settings
 
 __all__ = [
     "PHASES",
@@ -387,7 +388,7 @@ def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
     Runs whose configuration is unknown show as None everywhere and make no difference.
     """
-    flat = [_flatten(run.config) for run in runs]
+    flat = [flatten_settings(run.config) for run in runs]
     keys = sorted(set().union(*flat) - _NAMING_SETTINGS) if flat else []
     differences = {}
     for key in keys:
@@ -395,13 +396,3 @@ def config_differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
         if len(set(known)) > 1:
             differences[key] = [settings.get(key) for settings in flat]
     return differences
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
