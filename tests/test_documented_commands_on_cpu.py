@@ -7,7 +7,6 @@ documented.
 from __future__ import annotations
 
 import ast
-import os
 import re
 import runpy
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 import setuptools
 from documentation import PAGES, ROOT, commands, prose
+from make_environment import environment_without_make
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,7 @@ def test_what_a_target_of_make_runs(target):
         text=True,
         cwd=ROOT,
         timeout=60,
-        env={name: value for name, value in os.environ.items() if name not in ("RUNS", "SEEDS", "STEPS")},
+        env=environment_without_make("RUNS", "SEEDS", "STEPS"),
     )
     assert result.returncode == 0, result.stderr
     if TARGETS[target] is not None:

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from make_environment import environment_without_make
 
 ROOT = Path(__file__).parents[2]
 BUILT = ("build/lib/verl/__init__.py", "dist/knapsack_rl-0.1.0.tar.gz", "knapsack_rl.egg-info/PKG-INFO")
@@ -31,7 +32,9 @@ def test_clean_removes_build_products_and_no_training_result(tmp_path, settings)
     for name in (*BUILT, *KEPT):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    subprocess.run(["make", "clean", *settings], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    command = ["make", "clean", *settings]
+    environment = environment_without_make("RUNS")
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60, env=environment)
     assert [name for name in KEPT if not (tmp_path / name).exists()] == []
     assert [name for name in BUILT if (tmp_path / name.split("/")[0]).exists()] == []
 
@@ -46,5 +49,6 @@ def test_clean_removes_build_products_and_no_training_result(tmp_path, settings)
 )
 def test_what_a_target_runs(target, commands):
     command = ["make", "--dry-run", target, "PYTHON=python"]
-    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60)
+    environment = environment_without_make()
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60, env=environment)
     assert result.stdout.splitlines() == commands
