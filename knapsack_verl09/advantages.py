@@ -1,0 +1,58 @@
+"""What the trainer does to the advantages of verl's estimators before the update."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+__all__ = ["adjust_advantages", "session_of", "uid_of"]
+
+
+def session_of(key: str) -> str:
+    """The session of a trajectory's key ``{uid}_{session}_{output}``.
+
+    >>> session_of("4f2a_3_0"), uid_of("4f2a_3_0")
+    ('4f2a_3', '4f2a')
+    """
+    return key.rsplit("_", 1)[0]
+
+
+def uid_of(key: str) -> str:
+    """The prompt of a trajectory's key: verl's uid of the group."""
+    return key.rsplit("_", 2)[0]
+
+
+def adjust_advantages(
+    advantages: Sequence[torch.Tensor], keys: Sequence[str], *, adv_clip: float | None, compares_group: bool
+) -> tuple[list[torch.Tensor], float]:
+    """Clip advantages, and set those of a session that is alone in its group to 0: it was compared with nothing.
+
+    verl's group estimators give such a session its raw reward. One arises where other sessions of its prompt failed.
+
+    Args:
+        advantages: of each trajectory, (its length,) float.
+        keys: of each trajectory.
+        adv_clip: the bound of their absolute values; None = off.
+        compares_group: whether the estimator compares the sessions of a prompt.
+
+    Returns:
+        The adjusted advantages, and the share of tokens whose advantage exceeded the clip.
+
+    >>> adjusted, share = adjust_advantages(
+    ...     [torch.tensor([7.0, 7.0]), torch.tensor([-0.5]), torch.tensor([1.0])],
+    ...     ["a_0_0", "a_1_0", "b_0_0"], adv_clip=5.0, compares_group=True)
+    >>> [values.tolist() for values in adjusted], share
+    ([[5.0, 5.0], [-0.5], [0.0]], 0.5)
+    """
+    sessions = Counter(uid_of(session + "_0") for session in {session_of(key) for key in keys})
+    bound = float("inf") if adv_clip is None else adv_clip
+    adjusted, clipped, tokens = [], 0, 0
+    for values, key in zip(advantages, keys, strict=True):
+        if compares_group and sessions[uid_of(key)] == 1:
+            values = torch.zeros_like(values)
+        clipped += int((values.abs() > bound).sum())
+        tokens += values.numel()
+        adjusted.append(values.clamp(-bound, bound))
+    return adjusted, clipped / max(tokens, 1)

@@ -1,0 +1,174 @@
+"""Start-up checks of a configuration for verl 0.9: what cannot run ends in a line before Ray starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
+from knapsack_rl.config import ConfigError, ExplorationConfig
+from knapsack_rl.options import is_number
+from knapsack_rl.status_file import TaskStatusError
+from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.values import resolve_value_function
+
+__all__ = ["TRAINER_MODES", "check_config", "exploration_config"]
+
+TRAINER_MODES = {"knapsack_sync": "sync", "knapsack_colocate_async": "colocate_async"}
+"""The trainers of the plug-in, and the mode of verl that each extends."""
+
+_DONE_BY_VERL = {
+    "dispatch": ("random", "verl 0.9 deals every session to the rollout server with the least to do"),
+    "rollout_is_cap": (None, "set algorithm.rollout_correction.rollout_is and rollout_is_threshold"),
+    "dump_rollouts": (None, "set trainer.rollout_data_dir"),
+    "log_histogram_every": (0, "verl 0.9's loggers take numbers only; the report draws the charts from the history"),
+}
+
+
+def exploration_config(config: DictConfig) -> ExplorationConfig:
+    """Read the section ``exploration``.
+
+    Raises:
+        ConfigError: a key is unknown or a value is not accepted.
+    """
+    return ExplorationConfig.from_mapping(OmegaConf.to_container(config.exploration, resolve=True))
+
+
+def check_config(config: DictConfig) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ConfigError: naming the key, its value and what would be accepted.
+    """
+    exploration = exploration_config(config)
+    for check in _CHECKS:
+        check(config, exploration)
+
+
+def _check_trainer(config: DictConfig, exploration: ExplorationConfig) -> None:
+    mode = config.trainer.v1.trainer_mode
+    if not config.trainer.use_v1:
+        raise ConfigError("trainer.use_v1=False is not accepted: verl's legacy trainer gives every prompt the same n.")
+    if "separate_async" in mode:
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={mode} is not accepted: each of its updates trains on whichever prompts finished "
+            "first, so no update has a budget that could be kept. Expected knapsack_sync or knapsack_colocate_async."
+        )
+    if mode not in TRAINER_MODES:
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={mode} would train without Knapsack RL: expected one of "
+            f"{', '.join(TRAINER_MODES)}."
+        )
+    if OmegaConf.select(config, "skip.rollout_tq.enable"):
+        raise ConfigError(
+            "skip.rollout_tq.enable=True is not accepted: rollouts that are read from a file were planned by nobody."
+        )
+
+
+def _check_left_to_verl(config: DictConfig, exploration: ExplorationConfig) -> None:
+    for key, (accepted, instead) in _DONE_BY_VERL.items():
+        value = getattr(exploration, key)
+        if value != accepted:
+            raise ConfigError(f"exploration.{key}={value} is not accepted on verl 0.9: {instead}.")
+    if exploration.dynamic_sampling.enable:
+        raise ConfigError(
+            "exploration.dynamic_sampling.enable=True is not accepted on verl 0.9: set algorithm.filter_groups.enable."
+        )
+
+
+def _check_advantages(config: DictConfig, exploration: ExplorationConfig) -> None:
+    name, adv_clip = config.algorithm.adv_estimator, config.algorithm.adv_clip
+    if adv_clip is not None and not (is_number(adv_clip) and adv_clip > 0):
+        raise ConfigError(f"algorithm.adv_clip={adv_clip!r} is not accepted: expected null or a number above 0.")
+    if name == "remax":
+        raise ConfigError(
+            "algorithm.adv_estimator=remax is not accepted on verl 0.9: its trainers draw no greedy response."
+        )
+    if exploration.allocator == "knapsack":
+        _check_value(name, exploration)
+    if not advantage_estimator(name).compares_group:
+        return
+    least, key = exploration.n_low, f"exploration.n_low={exploration.n_low}"
+    if exploration.allocator == "homogeneous":
+        least, key = (
+            config.actor_rollout_ref.rollout.n,
+            f"actor_rollout_ref.rollout.n={config.actor_rollout_ref.rollout.n}",
+        )
+    if least < 2:
+        raise ConfigError(
+            f"{key} is not accepted: algorithm.adv_estimator={name} compares the rollouts of a prompt, and a group of "
+            "one has nothing to be compared with. Expected at least 2."
+        )
+
+
+def _check_value(adv_estimator: str, exploration: ExplorationConfig) -> None:
+    try:
+        name = exploration.value or value_for_adv_estimator(adv_estimator)
+        function = resolve_value_function(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        key = "exploration.value" if exploration.value else "algorithm.adv_estimator"
+        raise ConfigError(f"{key}={exploration.value or adv_estimator!r} is not accepted: {error}") from error
+    if "greedy_match_rates" in function.parameters:
+        raise ConfigError(f"exploration.value={name} is not accepted on verl 0.9: no greedy response is drawn.")
+    if "alpha" in function.parameters and exploration.success_rate.estimator != "beta":
+        raise ConfigError(
+            f"exploration.value={name} needs exploration.success_rate.estimator=beta, not "
+            f"{exploration.success_rate.estimator}: set it."
+        )
+
+
+def _check_budgets(config: DictConfig, exploration: ExplorationConfig) -> None:
+    prompts, rollouts = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    if exploration.total_budget is not None and _refills(config):
+        raise ConfigError(
+            f"exploration.total_budget={exploration.total_budget} is not accepted where verl replaces prompts in other "
+            "numbers than data.train_batch_size (filter_groups, sync_refill_failed_groups, colocate_async): set "
+            "actor_rollout_ref.rollout.n."
+        )
+    key = "data.train_batch_size * actor_rollout_ref.rollout.n"
+    if exploration.total_budget is not None:
+        key = "exploration.total_budget"
+    multiple = config.actor_rollout_ref.actor.ppo_mini_batch_size * rollouts
+    lowest, highest = prompts * exploration.n_low, prompts * exploration.n_up
+    for budget in exploration.budget_schedule(prompts, rollouts).budgets:
+        if exploration.allocator == "knapsack" and not lowest <= budget <= highest:
+            raise ConfigError(
+                f"{key}={budget} is infeasible for {prompts} prompts a step with exploration.n_low={exploration.n_low} "
+                f"and exploration.n_up={exploration.n_up}: expected {lowest} to {highest}."
+            )
+        if budget % multiple:
+            raise ConfigError(
+                f"{key}={budget} must be a multiple of {multiple} rollouts (ppo_mini_batch_size * rollout.n): verl "
+                "would fill every step up with empty rows."
+            )
+
+
+def _refills(config: DictConfig) -> bool:
+    return bool(
+        config.algorithm.filter_groups.enable
+        or config.trainer.v1.sampler.sync_refill_failed_groups
+        or config.trainer.v1.trainer_mode != "knapsack_sync"
+    )
+
+
+def _check_task_status(config: DictConfig, exploration: ExplorationConfig) -> None:
+    path = config.knapsack.task_status
+    if path is None:
+        return
+    try:
+        TaskStatus.load(Path(path))
+    except (OSError, TaskStatusError) as error:
+        raise ConfigError(
+            f"knapsack.task_status={path} is not accepted: {error}. Expected a task_status.npz of a checkpoint."
+        ) from error
+
+
+_CHECKS: tuple[Callable[[DictConfig, ExplorationConfig], None], ...] = (
+    _check_trainer,
+    _check_left_to_verl,
+    _check_advantages,
+    _check_budgets,
+    _check_task_status,
+)

@@ -1,0 +1,1 @@
+"""Hydra files of the plug-in, found by ``hydra.searchpath=[pkg://knapsack_verl09.config]``."""

@@ -1,0 +1,126 @@
+"""The finished sessions of prompts, read from verl's TransferQueue: what came of their rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import transfer_queue as tq
+
+from knapsack_rl.advantage_estimators import AdvantageEstimator
+from knapsack_rl.arrays import Array
+from knapsack_rl.outcomes import Outcomes
+from knapsack_verl09.advantages import session_of, uid_of
+
+__all__ = ["Sessions", "read_sessions"]
+
+_FIELDS = ["rm_scores", "response_mask", "extra_fields", "token_level_rewards", "advantages"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sessions:
+    """B sessions, in any order.
+
+    Attributes:
+        uids: B names of their prompts.
+        scores: (B,) float, outcome rewards.
+        rewards: (B,) float, what the advantage estimator compared: the score, less a KL penalty if one is taken off.
+        verdicts: (B,) float, what decides about success: the reward function's ``acc``, or else the score.
+        response_tokens: (B,) int64, of all outputs of the session together.
+        has_advantage: (B,) bool, whether any of its tokens has an advantage; False where it was not trained on.
+    """
+
+    uids: tuple[str, ...]
+    scores: Array
+    rewards: Array
+    verdicts: Array
+    response_tokens: Array
+    has_advantage: Array
+
+    def of(self, uids: Sequence[str]) -> Sessions:
+        """Those of the named prompts."""
+        wanted = set(uids)
+        kept = np.array([uid in wanted for uid in self.uids], dtype=bool)
+        return Sessions(
+            tuple(uid for uid, is_kept in zip(self.uids, kept) if is_kept),
+            self.scores[kept],
+            self.rewards[kept],
+            self.verdicts[kept],
+            self.response_tokens[kept],
+            self.has_advantage[kept],
+        )
+
+    def outcomes(self, uids: Sequence[str], adv_estimator: AdvantageEstimator, success_threshold: float) -> Outcomes:
+        """What came of the prompts ``uids``, which are numbered in this order.
+
+        Args:
+            uids: the prompts; every session belongs to one of them.
+            adv_estimator: tells which rollouts have a gradient.
+            success_threshold: ``exploration.success_threshold``.
+        """
+        number = {uid: index for index, uid in enumerate(uids)}
+        prompt_index = np.array([number[uid] for uid in self.uids], dtype=np.int64)
+        return Outcomes(
+            prompt_index=prompt_index,
+            scores=self.scores,
+            successes=self.verdicts > success_threshold,
+            effective=adv_estimator.effective_rollouts(self.rewards, prompt_index, self.has_advantage[:, None]),
+            response_tokens=self.response_tokens,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sessions]) -> Sessions:
+        """Several records as one."""
+        return cls(
+            tuple(uid for part in parts for uid in part.uids),
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("scores", "rewards", "verdicts", "response_tokens", "has_advantage")
+            ),
+        )
+
+
+def read_sessions(keys: Sequence[str], partition_id: str) -> Sessions | None:
+    """Read the sessions of trajectories; None if there are none, or none has its reward.
+
+    A session of several outputs earned what its last output did.
+
+    Args:
+        keys: of the trajectories, ``{uid}_{session}_{output}``.
+        partition_id: the partition that holds them.
+    """
+    if not keys:
+        return None
+    data = tq.kv_batch_get(keys=list(keys), partition_id=partition_id, select_fields=_FIELDS)
+    if "rm_scores" not in set(data.keys()):
+        return None
+    present = set(data.keys())
+    scores = [float(row.sum()) for row in data["rm_scores"]]
+    rewards = [float(row.sum()) for row in data["token_level_rewards"]] if "token_level_rewards" in present else scores
+    tokens = [int(row.sum()) for row in data["response_mask"]]
+    extras = [_plain(extra) for extra in data["extra_fields"]] if "extra_fields" in present else [{}] * len(keys)
+    moved = [bool((row != 0).any()) for row in data["advantages"]] if "advantages" in present else [False] * len(keys)
+    rows: dict[str, list[int]] = {}
+    for row in sorted(range(len(keys)), key=lambda row: int(keys[row].rsplit("_", 1)[1])):
+        rows.setdefault(session_of(keys[row]), []).append(row)
+    last = [of_session[-1] for of_session in rows.values()]
+    return Sessions(
+        uids=tuple(uid_of(keys[row]) for row in last),
+        scores=np.array([scores[row] for row in last]),
+        rewards=np.array([rewards[row] for row in last]),
+        verdicts=np.array([_verdict(extras[row], scores[row]) for row in last]),
+        response_tokens=np.array([sum(tokens[row] for row in part) for part in rows.values()], dtype=np.int64),
+        has_advantage=np.array([any(moved[row] for row in part) for part in rows.values()]),
+    )
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    content = getattr(value, "data", value)
+    return content if isinstance(content, dict) else {}
+
+
+def _verdict(extra: dict[str, Any], score: float) -> float:
+    verdict = (extra.get("reward_extra_info") or {}).get("acc")
+    return score if verdict is None else float(verdict)
