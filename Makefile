@@ -3,6 +3,7 @@
 # make test        the test suite
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
 # make test-pins   the tests with the exact vLLM of the GPU users, on any machine, in .venv-pins (10 GB)
+# make test-verl09 the plug-in for verl 0.9, trained with on the CPU, in an environment of its own (.venv-verl09)
 # make compare     methods and ablations over seeds, hours on 2 cores (SEEDS=1 STEPS=40: the short form)
 # make lint      ruff; make format corrects what ruff can
 # make typecheck mypy --strict on the package knapsack_rl
@@ -11,6 +12,7 @@
 VENV := .venv
 VLLM_VENV := .venv-vllm
 PINS_VENV := .venv-pins
+VERL09_VENV := .venv-verl09
 PINS_TESTS := tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
 RUNS ?= runs
 SEEDS ?= 4
@@ -23,7 +25,7 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.complete
 endif
 
-.PHONY: env quickstart test test-vllm test-pins compare lint format typecheck clean
+.PHONY: env quickstart test test-vllm test-pins test-verl09 compare lint format typecheck clean
 
 env: $(ENVIRONMENT)
 
@@ -48,6 +50,12 @@ $(PINS_VENV)/.complete: requirements/vllm.txt requirements/constraints-vllm.txt 
 # Two trainings at a time, each of whose processes sees no GPU and computes with one thread.
 test-pins: $(PINS_VENV)/.complete
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 $(PINS_TESTS)
+
+$(VERL09_VENV)/.complete: requirements/verl09-cpu.txt
+	bash .ci/make_verl09_environment.sh $(VERL09_VENV)
+
+test-verl09: $(VERL09_VENV)/.complete
+	$(VERL09_VENV)/bin/python -m pytest --numprocesses=0 --durations=15 tests/verl09
 
 compare: $(ENVIRONMENT)
 	$(PYTHON) -m recipe.knapsack.compare --output $(RUNS)/compare --seeds $(SEEDS) --steps $(STEPS)

@@ -1,4 +1,4 @@
-"""Packages two things: `knapsack_rl`, the method, and the overlay for verl 0.5.
+"""Packages three things: `knapsack_rl`, the method; the overlay for verl 0.5; `knapsack_verl09`, the plug-in for 0.9.
 
 ``pip install .`` gives ``import knapsack_rl``, which needs NumPy and SciPy. ``pip install '.[verl05]'`` adds what the
 overlay needs, and ``import verl`` is then this fork everywhere, Ray workers included: the overlay lies in a folder of
@@ -36,8 +36,8 @@ if _installed_verl().startswith("0.5."):
 '''
 
 
-def overlay_requirements() -> list[str]:
-    lines = (ROOT / "requirements" / "core.txt").read_text().splitlines()
+def requirements_in(file: str) -> list[str]:
+    lines = (ROOT / "requirements" / file).read_text().splitlines()
     return [line for line in lines if line and not line.startswith(("#", "-"))]
 
 
@@ -69,14 +69,15 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=[
-        *find_packages(str(ROOT), include=["knapsack_rl", "knapsack_rl.*"]),
+        *find_packages(str(ROOT), include=["knapsack_rl", "knapsack_rl.*", "knapsack_verl09*"]),
         *(f"{CARRIER}.{package}" for package in find_packages(str(ROOT), include=["verl", "verl.*"])),
     ],
     package_dir={f"{CARRIER}.verl": "verl"},
     package_data={"": ["*.yaml", "py.typed"]},
     install_requires=["numpy>=1.26", "scipy>=1.11"],
     extras_require={
-        "verl05": overlay_requirements(),
+        "verl05": requirements_in("core.txt"),
+        "verl09": requirements_in("verl09.txt"),
         "history": ["pyarrow>=14"],
         "charts": ["matplotlib>=3.8", "wandb>=0.17"],
         "dynamic": ["numba>=0.59"],

@@ -63,7 +63,17 @@ def test_the_method_imports_no_trainer(path):
     assert foreign == set()
 
 
+@pytest.mark.parametrize("path", sources("knapsack_verl09"), ids=module_of)
+def test_the_plug_in_imports_the_method_and_an_unpatched_verl(path):
+    assert not {name for name in imports(path) if is_in(name, "verl.upstream", "verl.trainer.config.checks")}
+
+
 @pytest.mark.parametrize("path", sources("knapsack_rl", "verl"), ids=module_of)
+def test_the_plug_in_is_imported_by_neither_the_method_nor_the_overlay(path):
+    assert not {name for name in imports(path) if is_in(name, "knapsack_verl09")}
+
+
+@pytest.mark.parametrize("path", sources("knapsack_rl", "knapsack_verl09", "verl"), ids=module_of)
 def test_recipes_and_tests_are_imported_by_none(path):
     assert not {name for name in imports(path) if is_in(name, "recipe", "tests")}
 
@@ -82,7 +92,7 @@ def test_upstream_is_reached_only_by_the_module_that_replaces_it(path):
 
 
 def test_there_is_no_import_cycle():
-    paths = {module_of(path): path for path in sources("knapsack_rl", "verl", "recipe")}
+    paths = {module_of(path): path for path in sources("knapsack_rl", "knapsack_verl09", "verl", "recipe")}
     edges = {
         module: {name for name in imports(path, at_import_time=True) if name in paths and name != module}
         for module, path in paths.items()
@@ -103,7 +113,7 @@ def test_there_is_no_import_cycle():
         visit(module, ())
 
 
-@pytest.mark.parametrize("path", sources("knapsack_rl", "verl", "recipe"), ids=module_of)
+@pytest.mark.parametrize("path", sources("knapsack_rl", "knapsack_verl09", "verl", "recipe"), ids=module_of)
 def test_files_and_functions_are_short(path):
     assert len(path.read_text().splitlines()) <= LONGEST_FILE
     for node in ast.walk(tree_of(path)):

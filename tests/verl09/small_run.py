@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -21,7 +22,8 @@ END_OF_TURN = "<|im_end|>"
 def make_tiny_task(warm_start: Path, folder: Path) -> Path:
     """Write the model and 32 prompts of a warm start as verl 0.9 and transformers 5 take them; return ``folder``.
 
-    transformers 5 reads any tokenizer of a Qwen2 model as a byte-level one, and verl 0.9 wants an end of turn.
+    transformers 5 reads any tokenizer of a Qwen2 model as a byte-level one, and verl 0.9 wants an end of turn. The
+    output layer gets weights of its own: vLLM does not load tied ones anew.
     """
     bytes_of = {" ": "\u0120", "\n": "\u010a"}
     vocabulary = {bytes_of.get(token, token): index for index, token in enumerate((*VOCABULARY, END_OF_TURN))}
@@ -39,6 +41,8 @@ def make_tiny_task(warm_start: Path, folder: Path) -> Path:
     tokenizer.chat_template = CHAT_TEMPLATE
     model = AutoModelForCausalLM.from_pretrained(warm_start / "model")
     model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.detach().clone())
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     for name in ("train", "test"):

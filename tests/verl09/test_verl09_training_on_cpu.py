@@ -1,0 +1,194 @@
+"""Trainings through verl 0.9's own entry point, which is not patched, with a real vLLM server."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded_run import (
+    RecordedRun,
+    budgets_of,
+    check_history_against_rows,
+    check_rows,
+    estimates_of,
+    read_run,
+)
+from small_run import PROMPTS, PROMPTS_OF_A_STEP, ROLLOUTS
+
+from knapsack_rl import ExplorationConfig, Explorer, TaskStatus
+
+ROLLOUTS_OF_A_STEP = PROMPTS_OF_A_STEP * ROLLOUTS
+STEPS_OF_AN_EPOCH = PROMPTS // PROMPTS_OF_A_STEP
+LAST_STEP = 3 * STEPS_OF_AN_EPOCH
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(start, train, tmp_path_factory) -> tuple[Path, Path, int]:
+    """A run of three epochs that was killed in its second one and resumed; its folder as it was when it was killed; the
+    step that it resumed from."""
+    folder = tmp_path_factory.mktemp("knapsack") / "run"
+    save = ("trainer.save_freq=1", f"trainer.test_freq={LAST_STEP // 2}")
+    training = start(folder, *save)
+    metrics = folder / "metrics.jsonl"
+    training.wait_until(
+        lambda: metrics.exists() and len(metrics.read_text().splitlines()) > STEPS_OF_AN_EPOCH + 2, "second epoch"
+    )
+    training.kill()
+    as_killed = folder.with_name("as_killed")
+    shutil.copytree(folder, as_killed)
+    resumed_from = int((folder / "latest_checkpointed_iteration.txt").read_text())
+    train(folder, *save)
+    return folder, as_killed, resumed_from
+
+
+def test_every_step_spends_its_budget_and_every_row_belongs_together(killed_and_resumed, tiny_task):
+    run = read_run(killed_and_resumed[0])
+    assert sorted(run.metrics) == list(range(1, LAST_STEP + 1))
+    assert (run.history.groupby("step")["budget"].sum() == ROLLOUTS_OF_A_STEP).all()
+    assert (run.rows.groupby("step").size() == ROLLOUTS_OF_A_STEP).all() and run.padding == {}
+    check_rows(run, tiny_task)
+    check_history_against_rows(run)
+    for (_, _), group in run.rows.groupby(["step", "uid"]):
+        assert sorted(group["session"]) == list(range(len(group)))
+
+
+def test_every_epoch_has_every_prompt_once(killed_and_resumed):
+    run = read_run(killed_and_resumed[0])
+    for epoch, prompts in run.history.groupby("epoch")["prompt_id"]:
+        assert len(prompts) == len(set(prompts)) == PROMPTS, epoch
+    assert run.history.groupby("step")["epoch"].first().tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_budgets_follow_from_what_the_epoch_before_earned(killed_and_resumed):
+    """The knapsack's budgets are those of an explorer that saw the same outcomes: the overlay for 0.5 has the same."""
+    run = read_run(killed_and_resumed[0])
+    earned = run.history.assign(rate=run.history["successes"] / run.history["budget"])
+    for step in range(STEPS_OF_AN_EPOCH + 1, LAST_STEP + 1):
+        of_step = earned[earned["step"] == step]
+        before = earned[earned["epoch"] == of_step["epoch"].iloc[0] - 1].set_index("prompt_id")["rate"]
+        assert of_step["estimate"].tolist() == before[of_step["prompt_id"]].tolist()
+    later = run.history[run.history["step"] > STEPS_OF_AN_EPOCH]
+    assert later.groupby("step")["budget"].nunique().max() > 1, "every prompt got the same"
+    assert later["budget"].between(2, 16).all()
+
+
+def test_rollout_servers_have_the_weights_that_are_trained(killed_and_resumed):
+    run = read_run(killed_and_resumed[0])
+    assert max(metrics["training/rollout_probs_diff_max"] for metrics in run.metrics.values()) < 0.05
+
+
+def test_metrics_have_the_names_of_the_fork_for_verl_05(killed_and_resumed):
+    from knapsack_rl.metrics import METRICS
+
+    run = read_run(killed_and_resumed[0])
+    logged = set(run.metrics[LAST_STEP])
+    assert {
+        "training/effective_gradient_ratio",
+        "training/effective_prompt_ratio",
+        "training/cumulative_rollouts",
+        "allocation/max_budget",
+        "allocation/min_budget",
+        "prompt/all_positive_ratio",
+        "timing_s/allocate",
+        "actor/adv_clip_ratio",
+    } <= logged
+    assert {name for name in logged if name.startswith(("allocation/", "prompt/"))} <= set(METRICS)
+    assert any(name.startswith("val-") for name in run.metrics[LAST_STEP])
+    assert run.metrics[LAST_STEP]["training/cumulative_rollouts"] == LAST_STEP * ROLLOUTS_OF_A_STEP
+
+
+def test_the_report_opens_the_run(killed_and_resumed):
+    from recipe.knapsack.report.run_data import load_run
+
+    run = load_run(killed_and_resumed[0])
+    assert run.problems == () and run.last_step == LAST_STEP
+    assert len(run.history) == 3 * PROMPTS and run.setting("exploration.allocator") == "knapsack"
+
+
+def test_the_killed_run_goes_on_from_its_last_checkpoint(killed_and_resumed, tiny_task):
+    folder, as_killed, resumed_from = killed_and_resumed
+    before, after = read_run(as_killed), read_run(folder)
+    assert resumed_from >= STEPS_OF_AN_EPOCH + 2
+    for step in range(1, resumed_from + 1):
+        assert budgets_of(before, step) == budgets_of(after, step)
+    status = TaskStatus.load(folder / f"global_step_{resumed_from}" / "task_status.npz")
+    assert_first_plan_follows(after, resumed_from + 1, status)
+
+
+def assert_first_plan_follows(run: RecordedRun, step: int, status: TaskStatus) -> None:
+    """The budgets of ``step`` are those that an explorer plans that knows ``status``."""
+    explorer = Explorer(ExplorationConfig(n_up=16), rollouts_per_prompt=ROLLOUTS)
+    explorer.task_status = status
+    of_step = run.history[run.history["step"] == step]
+    plan = explorer.plan(of_step["prompt_id"].tolist(), epoch=int(of_step["epoch"].iloc[0]), step=step)
+    assert dict(zip(plan.prompt_ids, plan.budgets.tolist())) == budgets_of(run, step)
+
+
+@pytest.mark.parametrize("step", [STEPS_OF_AN_EPOCH, STEPS_OF_AN_EPOCH + 1], ids=["between_epochs", "within_an_epoch"])
+def test_a_resumed_run_repeats_the_budgets_to_the_bit(killed_and_resumed, train, tmp_path, step):
+    _, as_killed, _ = killed_and_resumed
+    folder = tmp_path / "run"
+    shutil.copytree(as_killed, folder)
+    train(
+        folder,
+        "trainer.resume_mode=resume_path",
+        f"trainer.resume_from_path={folder}/global_step_{step}",
+        f"trainer.total_training_steps={step + 1}",
+    )
+    before, after = read_run(as_killed), read_run(folder)
+    assert max(after.history["step"]) == step + 1
+    assert estimates_of(after, step + 1) == estimates_of(before, step + 1)
+    assert budgets_of(after, step + 1) == budgets_of(before, step + 1)
+
+
+def test_evicted_and_failed_groups_are_learned_from_and_padding_is_not(train, tiny_task, tmp_path):
+    """DAPO's filter evicts what is always or never solved, which the knapsack must know; some sessions fail."""
+    folder = tmp_path / "run"
+    train(
+        folder,
+        "algorithm.filter_groups.enable=true",
+        "trainer.v1.sampler.sync_refill_failed_groups=true",
+        "trainer.total_training_steps=3",
+        "trainer.save_freq=3",
+        ranks=2,
+        ONE_FAILS_OF="10",
+    )
+    run = read_run(folder)
+    check_rows(run, tiny_task)
+    check_history_against_rows(run)
+    evicted = sum(metrics.get("training/filter_groups/evicted_samples", 0) for metrics in run.metrics.values())
+    trained = run.rows.groupby(["step", "uid"]).ngroups
+    assert evicted > 0 and len(run.history) >= trained + evicted
+    rates = run.history["successes"] / run.history["budget"]
+    assert {0.0, 1.0} <= set(rates), "what was evicted is not known"
+    status = TaskStatus.load(folder / "global_step_3" / "task_status.npz")
+    assert set(status.prompt_ids) == set(run.history["prompt_id"])
+    assert run.padding and (run.history["budget"] < ROLLOUTS_OF_A_STEP).all()
+    assert run.metrics[3]["training/cumulative_rollouts"] == run.history["budget"].sum()
+    assert any(set(group) != set(range(max(group) + 1)) for _, group in run.rows.groupby(["step", "uid"])["session"])
+
+
+def test_homogeneous_is_grpo_and_its_failed_sessions_shrink_their_groups(train, tiny_task, tmp_path):
+    folder = tmp_path / "run"
+    train(folder, "exploration.allocator=homogeneous", "trainer.total_training_steps=3", ranks=2, ONE_FAILS_OF="12")
+    run = read_run(folder)
+    check_rows(run, tiny_task)
+    check_history_against_rows(run)
+    assert run.history["budget"].max() == ROLLOUTS and run.history["budget"].min() < ROLLOUTS
+    trained = run.rows.groupby("step").size()
+    assert all(trained[step] + run.padding.get(step, 0) == ROLLOUTS_OF_A_STEP for step in trained.index)
+
+
+def test_colocate_async_plans_with_what_it_knows_and_resumes(train, tiny_task, tmp_path):
+    folder = tmp_path / "run"
+    colocated = ("trainer.v1.trainer_mode=knapsack_colocate_async", "trainer.save_freq=1")
+    train(folder, *colocated, f"trainer.total_training_steps={STEPS_OF_AN_EPOCH + 2}")
+    train(folder, *colocated, f"trainer.total_training_steps={STEPS_OF_AN_EPOCH + 3}")
+    run = read_run(folder)
+    assert sorted(run.metrics) == list(range(1, STEPS_OF_AN_EPOCH + 4))
+    check_rows(run, tiny_task)
+    check_history_against_rows(run)
+    assert len(run.history) == PROMPTS_OF_A_STEP * (STEPS_OF_AN_EPOCH + 3)
+    assert np.all(np.diff(run.history["epoch"]) >= 0)
