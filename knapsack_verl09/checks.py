@@ -153,6 +153,14 @@ def _refills(config: DictConfig) -> bool:
     )
 
 
+def _check_files(config: DictConfig, exploration: ExplorationConfig) -> None:
+    for key in ("data.train_files", "data.val_files"):
+        named = OmegaConf.select(config, key)
+        for file in [named] if isinstance(named, str) else named or []:
+            if "://" not in file and not Path(file).expanduser().exists():
+                raise ConfigError(f"{key}={file} does not exist.")
+
+
 def _check_task_status(config: DictConfig, exploration: ExplorationConfig) -> None:
     path = config.knapsack.task_status
     if path is None:
@@ -170,5 +178,6 @@ _CHECKS: tuple[Callable[[DictConfig, ExplorationConfig], None], ...] = (
     _check_left_to_verl,
     _check_advantages,
     _check_budgets,
+    _check_files,
     _check_task_status,
 )

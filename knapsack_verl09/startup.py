@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 import verl
 from knapsack_rl.config import ConfigError
-from knapsack_verl09.checks import check_config
-from knapsack_verl09.compatibility import IncompatibleVerl, check_verl
+from knapsack_verl09.checks import check_config, exploration_config
+from knapsack_verl09.compatibility import IncompatibleVerl, check_verl, installed_version
 
-__all__ = ["KnapsackStartup", "load_plugin_everywhere"]
+__all__ = ["KnapsackStartup", "load_plugin_everywhere", "plan_of_a_step"]
 
 PLUGIN = "knapsack_verl09.plugin"
 MODULES_VARIABLE = "VERL_USE_EXTERNAL_MODULES"
@@ -32,7 +32,7 @@ class KnapsackStartup(Callback):
         """See the class.
 
         Raises:
-            SystemExit: with status 2, where the run cannot succeed.
+            SystemExit: with status 2, where the run cannot succeed; with status 0, where ``knapsack.dry_run`` is set.
         """
         try:
             check_verl(Path(verl.__file__).parent)
@@ -40,7 +40,27 @@ class KnapsackStartup(Callback):
         except (IncompatibleVerl, ConfigError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        if config.knapsack.dry_run:
+            print(plan_of_a_step(config))
+            sys.exit(0)
         load_plugin_everywhere(config)
+
+
+def plan_of_a_step(config: DictConfig) -> str:
+    """What a step of this configuration will do, for people to read."""
+    exploration = exploration_config(config)
+    prompts, rollouts = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    budgets = exploration.budget_schedule(prompts, rollouts).budgets
+    bounds = f"{exploration.n_low} to {exploration.n_up} each"
+    if exploration.allocator == "homogeneous":
+        bounds = "the same for each"
+    return (
+        f"Accepted: verl {installed_version(Path(verl.__file__).parent)}, {config.trainer.v1.trainer_mode}, "
+        f"{config.algorithm.adv_estimator}, success rates by {exploration.success_rate.estimator}.\n"
+        f"A step: {prompts} prompts, {' then '.join(map(str, budgets))} rollouts, {bounds}; mini-batches of "
+        f"{config.actor_rollout_ref.actor.ppo_mini_batch_size * rollouts} rollouts.\n"
+        "Checkpoints, metrics and history: " + str(Path(config.trainer.default_local_dir).absolute())
+    )
 
 
 def load_plugin_everywhere(config: DictConfig) -> None:

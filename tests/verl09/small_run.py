@@ -112,6 +112,7 @@ def command(task: Path, run_folder: Path, *overrides: str, ranks: int = 1) -> li
         "actor_rollout_ref.actor.use_kl_loss=false",
         "actor_rollout_ref.actor.fsdp_config.model_dtype=float32",
         "actor_rollout_ref.actor.fsdp_config.dtype=float32",
+        "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}",
         "actor_rollout_ref.rollout.name=vllm",
         "actor_rollout_ref.rollout.dtype=float32",
         f"actor_rollout_ref.rollout.n={ROLLOUTS}",

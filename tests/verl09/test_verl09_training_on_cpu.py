@@ -76,7 +76,7 @@ def test_budgets_follow_from_what_the_epoch_before_earned(killed_and_resumed):
 
 def test_rollout_servers_have_the_weights_that_are_trained(killed_and_resumed):
     run = read_run(killed_and_resumed[0])
-    assert max(metrics["training/rollout_probs_diff_max"] for metrics in run.metrics.values()) < 0.05
+    assert max(metrics["training/rollout_probs_diff_max"] for metrics in run.metrics.values()) < 1e-3
 
 
 def test_metrics_have_the_names_of_the_fork_for_verl_05(killed_and_resumed):
