@@ -50,6 +50,8 @@ _STUDIES = "recipe/knapsack/studies"
 _VIEW = "recipe/knapsack/view/test_view_pages_on_cpu.py"
 _REPORT = "recipe/knapsack/report/test_report_on_cpu.py"
 _7B = "bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh"
+_VERL09 = "verl09/test_verl09_startup_on_cpu.py"
+_7B_VERL09 = "bash examples/knapsack_trainer_verl09/run_knapsack_grpo_7b.sh"
 _WHEEL = "test_overlay_on_cpu.py::test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace"
 _LANDING = (
     "ci/test_project_on_cpu.py::test_the_landing_check_lints_checks_types_and_tests_with_a_browser_where_there_is_one"
@@ -61,6 +63,7 @@ COMMANDS = {
     "source .venv/bin/activate": NOT_OURS,
     "pip install .": by(_WHEEL),
     "pip install '.[verl05]'": by(_WHEEL, f"{_THIS}::test_what_pip_installs_with_an_extra"),
+    "pip install '.[verl09]'": by(f"{_THIS}::test_what_pip_installs_with_an_extra"),
     "pip install '.[history]'": by(f"{_THIS}::test_what_pip_installs_with_an_extra"),
     "pip uninstall knapsack-rl": by(_WHEEL),
     "pip install -r requirements/vllm.txt": by(
@@ -77,6 +80,7 @@ COMMANDS = {
     "make test": by(_MAKE, needs="minutes"),
     "make test-vllm": by(_MAKE, needs="minutes"),
     "make test-pins": by(_MAKE, needs="minutes"),
+    "make test-verl09": by(_MAKE, needs="minutes"),
     "make compare": by(_MAKE, needs="hours"),
     "make compare SEEDS=1 STEPS=40": by(_MAKE, needs="minutes"),
     "make lint": by(_MAKE),
@@ -105,6 +109,11 @@ COMMANDS = {
     f"{_7B} trainer.total_training_steps=4 trainer.save_freq=2 trainer.val_before_train=false trainer.test_freq=-1 "
     "trainer.logger=[] trainer.experiment_name=first_steps": by(
         f"{_SCRIPTS}::test_an_appended_override_wins", needs="GPUs"
+    ),
+    f"DRY_RUN=1 {_7B_VERL09}": by(f"{_VERL09}::test_a_script_is_dry_run_without_a_gpu"),
+    _7B_VERL09: by(f"{_VERL09}::test_a_script_is_dry_run_without_a_gpu", needs="GPUs"),
+    "bash examples/knapsack_trainer_verl09/run_knapsack_grpo_qwen3.5.sh": by(
+        f"{_VERL09}::test_a_script_is_dry_run_without_a_gpu", needs="GPUs"
     ),
     "bash examples/knapsack_trainer/check_gpu.sh": by(
         "vllm_engine/test_check_gpu_on_cpu.py::test_all_checks_pass_and_the_report_is_written", needs="GPUs"
@@ -283,6 +292,7 @@ TARGETS = {
     "lint": "python -m ruff format --check .",
     "test-vllm": ".venv-vllm/bin/python -m pytest --numprocesses=0 tests/vllm_engine "
     "tests/utils/test_newer_versions_on_cpu.py",
+    "test-verl09": ".venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 tests/verl09",
     "test-pins": "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-pins/bin/python -m pytest --numprocesses=2 "
     "--dist=loadfile --durations=15 tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py "
     "tests/utils/test_newer_versions_on_cpu.py",
@@ -312,6 +322,7 @@ def test_what_pip_installs_with_an_extra(monkeypatch):
     runpy.run_path(str(ROOT / "setup.py"))
     names = {extra: {re.match(r"[\w-]+", need)[0] for need in needs} for extra, needs in declared.items()}
     assert {"verl", "ray", "transformers"} <= names["verl05"]
+    assert {"verl", "TransferQueue", "pyarrow"} <= names["verl09"]
     assert (names["history"], names["dynamic"]) == ({"pyarrow"}, {"numba"})
     assert names["charts"] == {"matplotlib", "wandb"}
 
