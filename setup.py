@@ -73,7 +73,7 @@ setup(
         *(f"{CARRIER}.{package}" for package in find_packages(str(ROOT), include=["verl", "verl.*"])),
     ],
     package_dir={f"{CARRIER}.verl": "verl"},
-    package_data={"": ["*.yaml", "py.typed"]},
+    package_data={"": ["*.yaml", "py.typed"], "knapsack_verl09.config": ["*/*.yaml"]},
     install_requires=["numpy>=1.26", "scipy>=1.11"],
     extras_require={
         "verl05": requirements_in("core.txt"),

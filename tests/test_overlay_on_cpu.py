@@ -90,10 +90,29 @@ def test_another_version_of_verl_is_refused_naming_both(tmp_path):
     assert "pip install 'verl==0.5.0'" in result.stderr
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["checkout_first", "installed_first"])
+def test_the_overlay_gives_way_to_verl_09_wherever_it_is_on_the_path(tmp_path, order):
+    installed = tmp_path / "site" / "verl"
+    for module, text in {
+        "__init__.py": "from verl.part import where\nfrom .part import where as same\nname = 'verl 0.9'\n",
+        "part.py": "where = __file__\n",
+        "version/version": "0.9.1\n",
+        "trainer/__init__.py": "",
+        "trainer/main_ppo.py": "if __name__ == '__main__':\n    import verl\n    print(verl.name)\n",
+    }.items():
+        (installed / module).parent.mkdir(parents=True, exist_ok=True)
+        (installed / module).write_text(text)
+    paths = [ROOT, tmp_path / "site"][::order]
+    found = run_python("import verl; print(verl.name, verl.where, verl.same, verl.__file__)", *paths, cwd=ROOT)
+    assert found.stdout.split() == ["verl", "0.9", *[str(installed / "part.py")] * 2, str(installed / "__init__.py")]
+    run = "import runpy; runpy.run_module('verl.trainer.main_ppo', run_name='__main__')"
+    assert run_python(run, *paths, cwd=ROOT).stdout.strip() == "verl 0.9"
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     source = tmp_path_factory.mktemp("source")
-    for name in ("verl", "knapsack_rl", "setup.py", "pyproject.toml", "requirements", "README.md"):
+    for name in ("verl", "knapsack_rl", "knapsack_verl09", "setup.py", "pyproject.toml", "requirements", "README.md"):
         original = ROOT / name
         if original.is_dir():
             shutil.copytree(original, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -208,6 +227,7 @@ def test_the_installed_overlay_leaves_any_other_verl_alone(wheel, tmp_path):
     version.write_text("0.9.1\n")
     (own / "verl" / "__init__.py").write_text("name = 'verl 0.9'\n")
     assert run("-c", "import verl; print(verl.name)") == "verl 0.9"
+    assert (own / "knapsack_verl09" / "config" / "exploration" / "knapsack.yaml").is_file()
     assert run("-c", allocate) == "[29, 23, 2, 2, 2, 2, 2, 2]"
 
 
