@@ -104,8 +104,8 @@ def test_a_session_is_read_by_its_last_output_and_its_verdict(monkeypatch):
 
     monkeypatch.setattr(transfer_queue, "kv_batch_get", kv_batch_get)
     read = read_sessions(list(rows), "train")
-    assert read.uids == ("a", "b", "a")
-    assert read.scores.tolist() == pytest.approx([0.3, -1.0, 0.0])
-    assert read.verdicts.tolist() == [1.0, -1.0, 0.0]
-    assert read.response_tokens.tolist() == [2, 0, 2]
+    assert read.uids == ("a", "a", "b")
+    assert read.scores.tolist() == pytest.approx([0.3, 0.0, -1.0])
+    assert read.verdicts.tolist() == [1.0, 0.0, -1.0]
+    assert read.response_tokens.tolist() == [2, 2, 0]
     assert read_sessions([], "train") is None
