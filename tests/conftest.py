@@ -12,9 +12,14 @@ from filelock import FileLock
 # Tests run beside each other's Ray workers on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import HealthCheck, settings
 from training_process import ROOT, SCRIPTS, TrainingProcess, overrides_of
 
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
+
+# A busy machine is slow; that is no fault of the code. The same examples come every time.
+settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 SCRIPT = SCRIPTS / "run_tiny_cpu.sh"
 
