@@ -80,39 +80,21 @@ def serve() -> None:
 
 
 def _become(command: list[str], env: dict[str, str], cwd: str, stdout: str, stderr: str) -> None:
-    """Turn this process into the command and end it as Python would."""
+    """Turn this process into the command and end it."""
     for number, path in ((0, os.devnull), (1, stdout), (2, stderr)):
-        opened = os.open(path, os.O_RDWR | os.O_CREAT)
-        os.dup2(opened, number)
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    # A thread of an imported library would be missing in this process: an interpreter that ends would wait for it.
-    os._exit(_status_of(command))
-
-
-def _status_of(command: list[str]) -> int:
     as_module = command[0] == "-m"
     sys.argv = command[1:] if as_module else command
-    sys.path.insert(0, os.getcwd() if as_module else str(Path(command[0]).parent))
-    try:
-        if as_module:
-            sys.modules.pop(command[1], None)  # a module that is run has not been imported before
-            runpy.run_module(command[1], run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(command[0], run_name="__main__")
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
-            sys.stderr.write(f"{end.code}\n")
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        status = 1
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+    sys.path.insert(0, cwd if as_module else str(Path(command[0]).parent))
+    if as_module:
+        sys.modules.pop(command[1], None)  # a module that is run has not been imported before
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(command[0], run_name="__main__")
+    sys.exit()
 
 
 if __name__ == "__main__":
