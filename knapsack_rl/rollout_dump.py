@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from knapsack_rl.arrays import Array
-from knapsack_rl.step_parts import PartsError, list_parts, truncate_parts, write_part
+from knapsack_rl.step_parts import STEPS_PER_PART, PartsError, list_parts, truncate_parts, write_part
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,6 @@ PROMPT_CLASSES = ("never solved", "fell back", "mixed", "solved")
 
 PART_BYTES = 32 * 2**20
 """Text that is gathered before a part is written."""
-STEPS_PER_PART = 20
-"""What a run that is killed between checkpoints loses at most, in steps."""
 _ROWS_PER_GROUP = 256  # a reader of one prompt decodes no more than these
 _ROLLOUTS_AT_ONCE = 2
 

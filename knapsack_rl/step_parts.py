@@ -21,8 +21,19 @@ import pyarrow.parquet as pq
 
 from knapsack_rl.run_folder import sync_folder, write_atomically
 
-__all__ = ["Part", "PartsError", "list_parts", "read_part", "truncate_parts", "verified_content", "write_part"]
+__all__ = [
+    "STEPS_PER_PART",
+    "Part",
+    "PartsError",
+    "list_parts",
+    "read_part",
+    "truncate_parts",
+    "verified_content",
+    "write_part",
+]
 
+STEPS_PER_PART = 20
+"""Steps after which a part is written: what a run that is killed between checkpoints loses at most."""
 _PART_NAME = re.compile(r"steps-(\d{8,})-(\d{8,})-([0-9a-f]{16})\.parquet")
 
 

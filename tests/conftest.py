@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +13,18 @@ from filelock import FileLock
 # Tests run beside each other's Ray workers on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import HealthCheck, settings
 from training_process import ROOT, SCRIPTS, TrainingProcess, overrides_of
 
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
+
+# A suite in the background (nohup, &) is started with Ctrl-C ignored, and so would be the processes that it interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is slow; that is no fault of the code. The same examples come every time.
+settings.register_profile("tests", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 SCRIPT = SCRIPTS / "run_tiny_cpu.sh"
 

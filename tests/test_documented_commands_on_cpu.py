@@ -20,6 +20,7 @@ import pytest
 import setuptools
 from documentation import PAGES, ROOT, commands, prose
 from make_environment import environment_without_make
+from warm_commands import run_warm
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ COMMANDS = {
     # The house
     "make quickstart": by(_MAKE, "end_to_end/test_short_quickstart_on_cpu.py::test_the_quickstart", needs="minutes"),
     "make test": by(_MAKE, needs="minutes"),
+    "make test-slow": by(_MAKE, needs="minutes"),
     "make test-vllm": by(_MAKE, needs="minutes"),
     "make test-pins": by(_MAKE, needs="minutes"),
     "make test-verl09": by(_MAKE, needs="minutes"),
@@ -286,7 +288,8 @@ SHORT_FORMS = {
 TARGETS = {
     "env": None,
     "quickstart": "python -m recipe.knapsack.quickstart --output runs/quickstart",
-    "test": "python -m pytest tests",
+    "test": 'python -m pytest tests -m "not slow"',
+    "test-slow": "python -m pytest tests -m slow",
     "compare": "python -m recipe.knapsack.compare --output runs/compare --seeds 4 --steps 240",
     "compare SEEDS=1 STEPS=40": "python -m recipe.knapsack.compare --output runs/compare --seeds 1 --steps 40",
     "lint": "python -m ruff format --check .",
@@ -303,13 +306,7 @@ SHORT_FORMS_TEXT = " ".join([*SHORT_FORMS, *TARGETS, "install"])
 @pytest.mark.parametrize("module", SHORT_FORMS)
 def test_a_short_form_runs(module):
     arguments, said = SHORT_FORMS[module]
-    result = subprocess.run(
-        [sys.executable, "-m", f"recipe.knapsack.{module}", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=180,
-    )
+    result = run_warm(["-m", f"recipe.knapsack.{module}", *arguments])
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.startswith(said)
 

@@ -174,6 +174,7 @@ print(ray.get(where.remote()))
 """
 
 
+@pytest.mark.slow
 def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel, installation, tmp_path):
     python = installation / "bin" / "python"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -17,6 +17,7 @@
 #   PYTHON           the Python to use                                               (default: as in common.sh)
 GPUS=${NGPUS_PER_NODE:-}
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source examples/knapsack_trainer/tiny_task.sh
 
 OUT=$(realpath -m "${OUT:-runs/check_gpu}")
 DEVICE=${DEVICE:-cuda}
@@ -34,43 +35,25 @@ train() {
     shift 3
     mkdir -p "$folder"
     echo "$(basename "$folder"): $steps steps on $gpus x $DEVICE; the log is $folder/train.log"
+    set_tiny_task "$OUT/warm_start" "$folder"
     "$PYTHON" -m verl.trainer.main_ppo \
+        "${TINY_TASK[@]}" \
         trainer.device="$DEVICE" \
-        trainer.nnodes=1 \
         trainer.n_gpus_per_node="$gpus" \
-        trainer.total_epochs=1000 \
         trainer.total_training_steps="$steps" \
         trainer.val_before_train=true \
         trainer.test_freq=4 \
         trainer.save_freq=4 \
-        trainer.project_name=knapsack_rl \
         trainer.experiment_name=check_gpu \
-        trainer.default_local_dir="$folder" \
-        trainer.logger=[] \
-        data.train_files="$OUT/warm_start/train.parquet" \
-        data.val_files="$OUT/warm_start/test.parquet" \
         data.train_max_samples=256 \
         data.val_max_samples=64 \
-        data.train_batch_size=128 \
-        data.max_prompt_length=8 \
-        data.max_response_length=8 \
-        data.dataloader_num_workers=0 \
-        custom_reward_function.path=recipe/knapsack/tiny/tiny_task.py \
-        custom_reward_function.name=compute_score \
-        actor_rollout_ref.model.path="$OUT/warm_start/model" \
         actor_rollout_ref.model.use_remove_padding=false \
-        actor_rollout_ref.actor.strategy=fsdp2 \
-        actor_rollout_ref.actor.ppo_mini_batch_size=128 \
         actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=128 \
-        actor_rollout_ref.actor.optim.lr=4e-4 \
         actor_rollout_ref.rollout.name=vllm \
         actor_rollout_ref.rollout.dtype=bfloat16 \
-        actor_rollout_ref.rollout.n=8 \
-        actor_rollout_ref.rollout.tensor_model_parallel_size=1 \
         actor_rollout_ref.rollout.gpu_memory_utilization=0.3 \
         actor_rollout_ref.rollout.calculate_log_probs=true \
         actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=128 \
-        critic.strategy=fsdp2 \
         "$@" >"$folder/train.log" 2>&1 || status=$?
     echo "$status" >"$folder/exit_status"
     [ "$status" = 0 ] || tail -n 5 "$folder/train.log"

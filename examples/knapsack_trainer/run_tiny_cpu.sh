@@ -8,6 +8,7 @@
 # runs/tiny/knapsack or runs/tiny/homogeneous). Losses are scaled by the micro-batch, as when the results in docs/ were measured.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+source examples/knapsack_trainer/tiny_task.sh
 
 PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 WARM_START=${WARM_START:-runs/tiny/warm_start}
@@ -16,46 +17,28 @@ RUN_FOLDER=${RUN_FOLDER:-'runs/tiny/${exploration.allocator}'}
 
 [ -f "$WARM_START/warm_start.json" ] || "$PYTHON" -m recipe.knapsack.warm_start --output "$WARM_START"
 
+set_tiny_task "$WARM_START" "$RUN_FOLDER"
 exec "$PYTHON" -m verl.trainer.main_ppo \
+    "${TINY_TASK[@]}" \
     trainer.device=cpu \
-    trainer.nnodes=1 \
     trainer.n_gpus_per_node=1 \
-    trainer.total_epochs=1000 \
     trainer.total_training_steps=240 \
     trainer.test_freq=20 \
     trainer.save_freq=40 \
     trainer.max_actor_ckpt_to_keep=2 \
-    trainer.project_name=knapsack_rl \
     trainer.experiment_name=tiny_cpu \
-    trainer.default_local_dir="$RUN_FOLDER" \
-    trainer.logger=[] \
-    data.train_files="$WARM_START/train.parquet" \
-    data.val_files="$WARM_START/test.parquet" \
-    data.train_batch_size=128 \
-    data.max_prompt_length=8 \
-    data.max_response_length=8 \
-    data.dataloader_num_workers=0 \
-    custom_reward_function.path=recipe/knapsack/tiny/tiny_task.py \
-    custom_reward_function.name=compute_score \
-    actor_rollout_ref.model.path="$WARM_START/model" \
     actor_rollout_ref.model.enable_gradient_checkpointing=false \
-    actor_rollout_ref.actor.strategy=fsdp2 \
     actor_rollout_ref.actor.use_torch_compile=false \
-    actor_rollout_ref.actor.ppo_mini_batch_size=128 \
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=512 \
     actor_rollout_ref.actor.loss_scale_by=micro_batch \
-    actor_rollout_ref.actor.optim.lr=4e-4 \
     actor_rollout_ref.actor.optim.betas=[0.9,0.99] \
     actor_rollout_ref.actor.optim.weight_decay=0.0 \
     actor_rollout_ref.actor.clip_ratio_low=0.2 \
     actor_rollout_ref.actor.clip_ratio_high=0.28 \
     actor_rollout_ref.rollout.name=hf \
     actor_rollout_ref.rollout.dtype=float32 \
-    actor_rollout_ref.rollout.n=8 \
-    actor_rollout_ref.rollout.tensor_model_parallel_size=1 \
     actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1024 \
     actor_rollout_ref.rollout.val_kwargs.n=4 \
     actor_rollout_ref.rollout.val_kwargs.do_sample=true \
     actor_rollout_ref.rollout.val_kwargs.temperature=1.0 \
-    critic.strategy=fsdp2 \
     "$@"

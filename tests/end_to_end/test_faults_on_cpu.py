@@ -15,7 +15,7 @@ from knapsack_rl.history import read_history
 from knapsack_rl.metrics_file import read_metrics
 from verl.utils.checkpoint_state import whole_checkpoints
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 ROLLOUTS_PER_STEP = 64
 HOOKS = Path(__file__).parent / "hold_in_phase.py"

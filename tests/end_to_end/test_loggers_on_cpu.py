@@ -18,7 +18,7 @@ from knapsack_rl.metrics import METRICS
 from knapsack_rl.metrics_file import read_metrics
 from recipe.knapsack.report.dashboard import build_workspace, specification
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 # What a run says on its console: where Ray's prefix names the trainer, and nobody else.
 TRAINER_PREFIX = r"\x1b\[\d+m\(TaskRunner pid=\d+\)\x1b\[0m "

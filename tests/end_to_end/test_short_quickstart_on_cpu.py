@@ -10,7 +10,7 @@ from training_process import SMALL_RUN
 
 from recipe.knapsack.tiny import quickstart
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 
 def test_the_quickstart(warm_start, few_prompts, tmp_path, monkeypatch, capsys):

@@ -74,6 +74,7 @@ def test_two_workers_share_the_rollouts_of_a_scheduled_budget(train, few_prompts
     assert all(step["training/rollout_probs_diff_max"] < 1e-4 for step in read_metrics(run.run_folder))
 
 
+@pytest.mark.slow
 def test_critic_reference_and_kl_run_on_a_cpu(train, few_prompts, warm_start, tmp_path):
     run = train(
         tmp_path / "run",
@@ -90,6 +91,7 @@ def test_critic_reference_and_kl_run_on_a_cpu(train, few_prompts, warm_start, tm
     assert np.isfinite(last["critic/vf_loss"]) and last["actor/reward_kl_penalty"] != 0.0
 
 
+@pytest.mark.slow
 def test_remax_allocates_by_what_greedy_responses_earn(train, few_prompts, tmp_path):
     """Its rewards come from a Ray task beside the log-prob pass: they must be those of the rows they return to."""
     rollouts = tmp_path / "rollouts"
@@ -112,6 +114,7 @@ def test_remax_allocates_by_what_greedy_responses_earn(train, few_prompts, tmp_p
     assert history[history["step"] > STEPS_PER_EPOCH]["budget"].nunique() > 1
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_fills_the_batch_and_counts_every_rollout(train, tmp_path):
     run = train(
         tmp_path / "run",
@@ -131,6 +134,7 @@ def test_dynamic_sampling_fills_the_batch_and_counts_every_rollout(train, tmp_pa
         assert step["critic/rewards/mean"] == step["critic/score/mean"]
 
 
+@pytest.mark.slow
 def test_a_failing_reward_function_ends_the_run_naming_the_prompt_and_repaired_it_goes_on(
     train, start_training, few_prompts, tmp_path
 ):

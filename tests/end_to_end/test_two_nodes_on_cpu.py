@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 from knapsack_rl.history import read_history
 from knapsack_rl.metrics_file import read_metrics
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 REPORT_WORKER = Path(__file__).parent / "report_worker.py"
 

@@ -45,6 +45,7 @@ def test_the_doors_of_verl_lead_here():
     assert task_status.TaskStatus is knapsack_rl.TaskStatus
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(os.environ.get("KNAPSACK_RL_BARE")), reason="this is the bare environment")
 @pytest.mark.parametrize(
     ("numpy_version", "left_out"),

@@ -22,7 +22,7 @@ from knapsack_rl.rollout_dump import (  # noqa: E402
     choose_rollouts,
     prompt_classes,
 )
-from knapsack_rl.step_parts import list_parts  # noqa: E402
+from knapsack_rl.step_parts import STEPS_PER_PART, list_parts  # noqa: E402
 
 LARGE = 10**9
 
@@ -119,13 +119,13 @@ def test_what_is_kept_is_read_back_by_steps_and_prompts_with_missing_values_as_n
 
 def test_a_part_is_written_when_enough_steps_or_bytes_have_gathered(tmp_path, monkeypatch):
     dump = RolloutDump(tmp_path, LARGE)
-    for step in range(1, rollout_dump.STEPS_PER_PART + 1):
+    for step in range(1, STEPS_PER_PART + 1):
         assert list_parts(tmp_path) == []
         dump.append(step, 0, rollouts(step))
-    assert [part[1:3] for part in list_parts(tmp_path)] == [(1, rollout_dump.STEPS_PER_PART)]
+    assert [part[1:3] for part in list_parts(tmp_path)] == [(1, STEPS_PER_PART)]
     monkeypatch.setattr(rollout_dump, "PART_BYTES", 1000)
     dump.append(30, 0, rollouts(30, response="x" * 1000))
-    assert [part[1:3] for part in list_parts(tmp_path)] == [(1, rollout_dump.STEPS_PER_PART), (30, 30)]
+    assert [part[1:3] for part in list_parts(tmp_path)] == [(1, STEPS_PER_PART), (30, 30)]
 
 
 def test_the_oldest_parts_are_deleted_beyond_the_size_limit_and_the_newest_stays(tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import hydra
 import pytest
 from torch.utils.data import SequentialSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
+from warm_commands import run_warm
 
 import knapsack_rl
 import verl
@@ -37,14 +37,8 @@ from verl.utils.run_lock import hold_run_folder
 def test_bad_input_ends_in_one_line_before_ray_starts(tiny_overrides, repository, tmp_path, override, said):
     # Ray would have to put its session's files here; a GPU that is here does not count, nor does somebody's cluster.
     environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray"), "CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": ""}
-    process = subprocess.run(
-        [sys.executable, "-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), override],
-        capture_output=True,
-        text=True,
-        cwd=repository,
-        env=environment,
-        timeout=120,
-    )
+    command = ["-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), override]
+    process = run_warm(command, cwd=repository, env=environment)
     assert process.returncode == 2
     assert process.stdout == ""
     assert process.stderr.startswith(said) and process.stderr.count("\n") == 1
@@ -56,14 +50,9 @@ def start(tiny_overrides, repository, tmp_path):
     """Run the command line in the run's folder."""
 
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), *overrides],
-            capture_output=True,
-            text=True,
-            cwd=repository,
-            env={**os.environ, "RAY_TMPDIR": str(tmp_path / "ray"), "RAY_ADDRESS": ""},
-            timeout=120,
-        )
+        command = ["-m", "verl.trainer.main_ppo", *tiny_overrides(tmp_path / "run"), *overrides]
+        environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "ray"), "RAY_ADDRESS": ""}
+        return run_warm(command, cwd=repository, env=environment)
 
     return run
 

@@ -35,6 +35,7 @@ def test_a_process_ends_soon_after_its_parent(tmp_path, how):
     wait_until(lambda: not is_running(pid), SECONDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda how: how.name)
 def test_nothing_is_left_of_a_cluster_whose_driver_ended(tmp_path, how):
     driver = f"""

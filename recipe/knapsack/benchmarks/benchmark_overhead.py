@@ -25,10 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, Plan, prompt_id
 from knapsack_rl.dispatch import packed_order
-from knapsack_rl.history import STEPS_PER_PART, ExplorationHistory, read_history
+from knapsack_rl.history import ExplorationHistory, read_history
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.metrics_file import read_metrics
 from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER
+from knapsack_rl.step_parts import STEPS_PER_PART
 from verl import DataProto
 from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.ray_trainer import take_rows

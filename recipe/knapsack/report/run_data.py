@@ -22,6 +22,7 @@ from knapsack_rl.history import SCHEMA, HistoryError, read_history
 from knapsack_rl.metrics_file import read_metrics
 from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER, METRICS_FILE
 from recipe.knapsack.report.prompt_dynamics import never_solved
+from recipe.knapsack.report.run_names import shortest_names
 from recipe.knapsack.report.settings import flatten_settings
 
 __all__ = [
@@ -226,7 +227,7 @@ def load_runs(folders: Sequence[Path], names: Sequence[str] | None = None) -> li
     """
     folders = [Path(folder) for folder in folders]
     if names is None:
-        names = _distinct_names(folders)
+        names = shortest_names(folders)
     if len(names) != len(folders):
         raise RunError(f"{len(names)} names for {len(folders)} runs: give every run a name, or none")
     repeated = sorted({name for name in names if list(names).count(name) > 1})
@@ -260,17 +261,6 @@ def load_run(folder: Path, name: str | None = None, position: int = 0) -> Run:
         config=_load_config(folder / CONFIG_FILE, problems),
         problems=tuple(problems),
     )
-
-
-def _distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes for all of them to differ."""
-    parts = [folder.resolve().parts for folder in folders]
-    longest = max(map(len, parts), default=0)
-    for length in range(1, longest + 1):
-        names = ["/".join(path[-length:]) for path in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def _load_metrics(folder: Path, problems: list[str]) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER, METRICS_FILE, ROLLOUTS_FOLDER
+from recipe.knapsack.report.run_names import shortest_names
 
 __all__ = ["RunFiles", "ViewError", "distinct_names"]
 
@@ -129,20 +130,11 @@ class RunFiles:
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes for all of them to differ.
-
-    >>> distinct_names([Path("/runs/a/grpo"), Path("/runs/b/grpo")])
-    ['a/grpo', 'b/grpo']
+    """The `shortest_names` of different runs.
 
     Raises:
         ViewError: a folder is given twice.
     """
-    parts = [folder.resolve().parts for folder in folders]
-    if len(set(parts)) < len(parts):
+    if len({folder.resolve() for folder in folders}) < len(folders):
         raise ViewError(f"a run is given twice: {', '.join(map(str, folders))}")
-    names: list[str] = []
-    for length in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(path[-length:]) for path in parts]
-        if len(set(names)) == len(names):
-            break
-    return names
+    return shortest_names(folders)

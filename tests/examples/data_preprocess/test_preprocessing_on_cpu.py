@@ -3,7 +3,6 @@
 import doctest
 import importlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from warm_commands import run_warm
 
 from recipe.knapsack.dry_run.step_plan import compose
 from verl.trainer.config.checks import Facts
@@ -27,11 +27,9 @@ WRAPPED = (
 )
 
 
-def run(script: str, *arguments: object, offline: bool = True) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "HF_HUB_OFFLINE": str(int(offline)), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    return subprocess.run(
-        [sys.executable, str(FOLDER / script), *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    """Run a script without network."""
+    return run_warm([FOLDER / script, *arguments])
 
 
 def write(rows: list[dict], path: Path) -> Path:

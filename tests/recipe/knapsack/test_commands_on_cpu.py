@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from warm_commands import run_warm
 
 ROOT = Path(__file__).parents[3]
 RECIPE = ROOT / "recipe" / "knapsack"
@@ -40,13 +39,7 @@ def test_a_command_is_found_by_its_own_name(command):
 
 @pytest.mark.parametrize("command", ["report", "evaluate", "simulate"])
 def test_a_command_runs_by_its_own_name_whichever_folder_holds_it(command):
-    result = subprocess.run(
-        [sys.executable, "-m", f"recipe.knapsack.{command}", "--help"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-    )
+    result = run_warm(["-m", f"recipe.knapsack.{command}", "--help"])
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("usage: ")
 

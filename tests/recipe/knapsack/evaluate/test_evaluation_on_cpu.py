@@ -50,6 +50,7 @@ def tiny_run(folder, warm_start, **overrides):
     return write_run(folder, **{**settings, **overrides})
 
 
+@pytest.mark.slow
 @pytest.mark.end_to_end
 def test_a_checkpoint_of_two_workers_is_evaluated_on_one(train, warm_start, tmp_path):
     run = train(tmp_path / "run", "trainer.n_gpus_per_node=2", "trainer.total_training_steps=2", "trainer.save_freq=2")

@@ -202,6 +202,7 @@ def test_errors_say_what_is_wrong_and_write_nothing(tmp_path, monkeypatch, capsy
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.end_to_end
 def test_a_real_run(tmp_path, train):
     train(tmp_path / "run", "trainer.total_training_steps=3", "trainer.val_before_train=true")
