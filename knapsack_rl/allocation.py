@@ -21,7 +21,8 @@ from knapsack_rl.solvers.even_shares import even_split, raise_lowest
 from knapsack_rl.solvers.greedy import solve_greedy
 from knapsack_rl.solvers.problem import Problem, first_convex_point, group_equal
 from knapsack_rl.theory import rollouts_for_confidence
-from knapsack_rl.values import ValueFunction, resolve_value_function
+from knapsack_rl.value_function import ValueFunction
+from knapsack_rl.values import resolve_value_function
 
 __all__ = [
     "SOLVERS",
@@ -307,9 +308,10 @@ def _solve(
     if solver == "auto":
         return solve_dp(problem, group_of, amount)
     group, n = convex_point
+    where = function.described([column[group] for column in groups])
     raise ValueError(
         f"solver='greedy' needs a value that is concave in N, but {function.name} gains more from rollout {n + 1} "
-        f"than from rollout {n} at p={float(groups[0][group])!r}, N={n}; use solver='dp' or solver='auto'"
+        f"than from rollout {n} at {where}, N={n}; use solver='dp' or solver='auto'"
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.gradient_rules import GradientRule
-from knapsack_rl.values import ValueFunction
+from knapsack_rl.value_function import ValueFunction
 
 __all__ = ["Estimates", "PromptClasses"]
 

@@ -22,6 +22,7 @@ from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY
 from knapsack_rl.metrics.step import compute_exploration_metrics
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.training_state import TrainingState
 from knapsack_rl.values import resolve_value_function
 
 __all__ = ["Explorer", "Plan"]
@@ -124,7 +125,8 @@ class Explorer:
             self.task_status.greedy_match_rates(prompt_ids, epoch=epoch) if self._uses_greedy_matches else None,
             self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
         )
-        allocation = self.allocation(known, self.total_budget(len(prompt_ids), step))
+        state = self.task_status.training_state(epoch=epoch, step=step)
+        allocation = self.allocation(known, self.total_budget(len(prompt_ids), step), state)
         return Plan(
             prompt_ids=prompt_ids,
             epoch=epoch,
@@ -135,8 +137,13 @@ class Explorer:
             order=self._order(prompt_ids, allocation.budgets, step, num_workers),
         )
 
-    def allocation(self, known: Estimates, total_budget: int) -> Allocation:
+    def allocation(self, known: Estimates, total_budget: int, state: TrainingState | None = None) -> Allocation:
         """Distribute a budget over prompts of which this is known; `plan` does so with what was observed.
+
+        Args:
+            known: of the M prompts.
+            total_budget: N_total.
+            state: of training, for a value that depends on it; None = that of the first step.
 
         Raises:
             ValueError: as `knapsack_allocate`.
@@ -148,7 +155,7 @@ class Explorer:
             total_budget,
             self.config.n_low,
             self.config.n_up,
-            value=self._value,
+            value=self._value.for_state(state or TrainingState()),
             fallback=self.config.fallback,
             fallback_confidence=self.config.fallback_confidence,
             solver=self.config.solver,

@@ -16,15 +16,18 @@ __all__ = [
     "count_discounted",
     "count_in_epoch",
     "count_lengths",
+    "count_visit",
     "counts_before",
     "empty_records",
     "mean_rate",
     "record_dtype",
     "slide_window",
     "sum_by",
+    "upgraded_records",
 ]
 
 NO_EPOCH = -1
+NO_STEP = -1
 NO_OUTCOME = -1
 UNKNOWN_GREEDY = -1
 # A prior mean of exactly 0 or 1 has no Beta distribution, so the prior stays this far away from both.
@@ -47,9 +50,43 @@ def record_dtype(window: int) -> np.dtype[Any]:
             ("discounted_tokens", "<f8"),
             ("discounted_lengths", "<f8"),  # number of rollouts behind discounted_tokens
             ("greedy_success", "i1"),
+            ("ever_succeeded", "i1"),
+            ("last_step", "<i8"),  # step of the latest visit
+            ("reviewed_step", "<i8"),  # of the latest visit with mixed outcomes or enough rollouts; else of the first
+            ("last_movement", "<f8"),  # how far the policy had moved at the latest visit
             ("outcomes", "i1", (window,)),  # newest last; NO_OUTCOME where there are fewer rollouts than the window
         ]
     )
+
+
+_SINCE_VERSION_2 = ("ever_succeeded", "last_step", "reviewed_step", "last_movement")
+
+
+def upgraded_records(records: Array, step: int) -> Array | None:
+    """Records in the layout of today; None if they have none of the layouts that there ever were.
+
+    Args:
+        records: as they were saved; those of an older layout count as visited at ``step``.
+        step: of the latest observation.
+    """
+    outcomes = records.dtype.fields.get("outcomes") if records.dtype.fields else None
+    window = outcomes[0].shape[0] if outcomes is not None and outcomes[0].shape else 0
+    if records.ndim != 1 or window < 1:
+        return None
+    today = record_dtype(window)
+    if records.dtype == today:
+        return records
+    first = np.dtype([(name, today[name]) for name in today.names or () if name not in _SINCE_VERSION_2])
+    if records.dtype != first:
+        return None
+    upgraded = empty_records(len(records), window)
+    for name in first.names or ():
+        upgraded[name] = records[name]
+    counts = ("last_successes", "earlier_successes", "discounted_successes")
+    upgraded["ever_succeeded"] = np.any([records[name] > 0 for name in counts], axis=0)
+    upgraded["ever_succeeded"] |= np.any(records["outcomes"] == 1, axis=1)
+    upgraded["last_step"] = upgraded["reviewed_step"] = step
+    return upgraded
 
 
 def empty_records(num_records: int, window: int) -> Array:
@@ -57,6 +94,7 @@ def empty_records(num_records: int, window: int) -> Array:
     records["last_epoch"] = NO_EPOCH
     records["earlier_epoch"] = NO_EPOCH
     records["greedy_success"] = UNKNOWN_GREEDY
+    records["last_step"] = records["reviewed_step"] = NO_STEP
     records["outcomes"] = NO_OUTCOME
     return records
 
@@ -89,6 +127,19 @@ def count_in_epoch(records: Array, prompt_index: Array, outcomes: Array, epoch: 
     records["last_successes"] += sum_by(prompt_index, outcomes, len(records)).astype(np.int64)
     records["last_rollouts"] += rollouts
     records["total_rollouts"] += rollouts
+
+
+def count_visit(
+    records: Array, prompt_index: Array, outcomes: Array, *, step: int, movement: float, enough_rollouts: int
+) -> None:
+    """Note when each prompt was visited, and whether the visit told enough to count as a review."""
+    rollouts = np.bincount(prompt_index, minlength=len(records))
+    successes = sum_by(prompt_index, outcomes, len(records))
+    is_mixed = (successes > 0) & (successes < rollouts)
+    is_review = is_mixed | (rollouts >= enough_rollouts) | (records["reviewed_step"] == NO_STEP)
+    records["reviewed_step"][is_review] = step
+    records["ever_succeeded"][successes > 0] = 1
+    records["last_step"], records["last_movement"] = step, movement
 
 
 def count_discounted(records: Array, prompt_index: Array, outcomes: Array, discount: float) -> None:

@@ -24,12 +24,14 @@ from knapsack_rl.status_records import (
     count_discounted,
     count_in_epoch,
     count_lengths,
+    count_visit,
     counts_before,
     empty_records,
     mean_rate,
     slide_window,
     sum_by,
 )
+from knapsack_rl.training_state import TrainingState, training_state
 
 __all__ = ["ESTIMATORS", "STATUS_OPTIONS", "TaskStatus", "TaskStatusError", "prompt_id"]
 
@@ -185,6 +187,10 @@ class TaskStatus:
         greedy = self._records_of(prompt_ids)["greedy_success"]
         return np.select([greedy == 1, greedy == 0], [rates, 1.0 - rates], default=np.nan)
 
+    def training_state(self, *, epoch: int, step: int) -> TrainingState:
+        """How far training has come when a step is planned; see `TrainingState`."""
+        return training_state(self._records[1 : 1 + len(self)], step=step, epoch=epoch)
+
     def mean_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
         """Mean number of tokens of each prompt's responses, earlier visits weighted down by `discount` per visit.
 
@@ -206,6 +212,7 @@ class TaskStatus:
         step: int,
         response_lengths: Array | Sequence[float] | None = None,
         greedy_successes: Array | Sequence[bool] | None = None,
+        enough_rollouts: int = 8,
     ) -> None:
         """Record the outcomes of rollouts. Either all of them are recorded or, on an error, none.
 
@@ -217,6 +224,7 @@ class TaskStatus:
             response_lengths: (B,) response tokens of each rollout, or None if unknown.
             greedy_successes: (B,) bool or {0, 1}: did the greedy rollout of this rollout's prompt succeed? None if
                 there was none. Where the entries of one prompt disagree, the majority counts.
+            enough_rollouts: a visit with so many rollouts counts as a review, whatever they earned.
 
         Raises:
             TypeError: a prompt id is not a string.
@@ -242,6 +250,7 @@ class TaskStatus:
         count_in_epoch(records, prompt_index, outcomes, self._epoch)
         count_discounted(records, prompt_index, outcomes, self.discount)
         slide_window(records, prompt_index, outcomes)
+        count_visit(records, prompt_index, outcomes, step=self._step, movement=0.0, enough_rollouts=enough_rollouts)
         if lengths is not None:
             count_lengths(records, prompt_index, lengths, self.discount)
         if greedy is not None:

@@ -167,3 +167,28 @@ def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults):
         Facts(trains_here=False),
     ):
         check_config(config, defaults, facts)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def f(n, p): return p[:-1]", ["returned shape (8,)"]),
+        ("def f(n, p): return p * float('nan')", ["gave nan for p=0.001"]),
+        ("def f(n, p, tokens): return p", ["depends on tokens, not offered"]),
+        ("def f(n, alpha, beta): return alpha", ["depends on beliefs", "exploration.success_rate.estimator=beta"]),
+        ("def f(n, p, state): return p * state.kl", ["no attribute 'kl'"]),
+        ("def f(n, p): raise RuntimeError('one\\ntwo')", ["failed for n=2", "one two"]),
+        ("def f(n p): return p", ["cannot be imported", "invalid syntax"]),
+    ],
+)
+def test_a_value_function_that_cannot_be_used_is_refused_before_anything_starts(
+    runnable, defaults, tmp_path, monkeypatch, source, said
+):
+    module = f"values_{abs(hash(source))}"
+    (tmp_path / f"{module}.py").write_text(source + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as refusal:
+        check_config(compose([*runnable, f"exploration.value='{module}:f'"]), defaults)
+    for part in ["exploration.value", *said]:
+        assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)
