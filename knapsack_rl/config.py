@@ -11,6 +11,7 @@ from knapsack_rl.allocation import SOLVERS
 from knapsack_rl.dispatch import DISPATCHES
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
 from knapsack_rl.task_status import STATUS_OPTIONS
+from knapsack_rl.token_limit import TOKEN_LIMIT
 
 __all__ = [
     "ALLOCATORS",
@@ -25,6 +26,7 @@ ALLOCATORS = ("knapsack", "homogeneous")
 
 _OPTIONS = {
     "allocator": one_of(ALLOCATORS),
+    "max_expected_tokens": TOKEN_LIMIT,
     "n_low": integer_at_least(1),
     "n_up": integer_at_least(1),
     "value": Option("null, a name or package.module:function", lambda value: value is None or isinstance(value, str)),
@@ -165,6 +167,7 @@ class ExplorationConfig:
 
     allocator: str = "knapsack"
     total_budget: Any = None
+    max_expected_tokens: Any = None
     n_low: int = 2
     n_up: int = 128
     value: str | None = None

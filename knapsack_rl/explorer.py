@@ -20,8 +20,10 @@ from knapsack_rl.dispatch import packed_order, random_order
 from knapsack_rl.estimates import Estimates
 from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY
 from knapsack_rl.metrics.step import compute_exploration_metrics
+from knapsack_rl.metrics.tokens import token_metrics, total_token_metrics
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.token_limit import TokenLimit, limit_of_step
 from knapsack_rl.training_state import TrainingState
 from knapsack_rl.values import resolve_value_function
 
@@ -39,6 +41,8 @@ class Plan:
         allocation: the budgets and what is known about them.
         predicted_shares: (M,) float64, share of each prompt's rollouts expected to have a gradient; NaN = no forecast.
         order: (N_total,) int64, the prompt of every row, in the order in which rows are dealt to the workers.
+        expected_lengths: (M,) float64, response tokens expected of a rollout of each prompt; NaN or None = unknown.
+        max_tokens: the limit that the plan keeps within; None without one.
     """
 
     prompt_ids: tuple[str, ...]
@@ -48,6 +52,8 @@ class Plan:
     allocation: Allocation
     predicted_shares: Array
     order: Array
+    expected_lengths: Array | None = None
+    max_tokens: float | None = None
 
     @property
     def budgets(self) -> Array:
@@ -125,8 +131,12 @@ class Explorer:
             self.task_status.greedy_match_rates(prompt_ids, epoch=epoch) if self._uses_greedy_matches else None,
             self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
         )
-        state = self.task_status.training_state(epoch=epoch, step=step)
-        allocation = self.allocation(known, self.total_budget(len(prompt_ids), step), state)
+        needs_state = self._value is not None and self._value.needs_state
+        state = self.task_status.training_state(epoch=epoch, step=step) if needs_state else None
+        lengths = self.task_status.expected_response_lengths(prompt_ids)
+        total_budget = self.total_budget(len(prompt_ids), step)
+        limit = self._token_limit(lengths, total_budget)
+        allocation = self.allocation(known, total_budget, state, limit)
         return Plan(
             prompt_ids=prompt_ids,
             epoch=epoch,
@@ -135,21 +145,39 @@ class Explorer:
             allocation=allocation,
             predicted_shares=known.effective_shares(allocation.budgets, self.adv_estimator.gradient_rule),
             order=self._order(prompt_ids, allocation.budgets, step, num_workers),
+            expected_lengths=lengths,
+            max_tokens=None if limit is None else limit.max_tokens,
         )
 
-    def allocation(self, known: Estimates, total_budget: int, state: TrainingState | None = None) -> Allocation:
+    def _token_limit(self, lengths: Array, total_budget: int) -> TokenLimit | None:
+        if self._value is None:
+            return None
+        bounds = self.config.n_low, self.config.n_up
+        if not len(lengths) * bounds[0] <= total_budget <= len(lengths) * bounds[1]:
+            return None  # the allocation refuses such a budget by name
+        return limit_of_step(self.config.max_expected_tokens, lengths, total_budget, *bounds)
+
+    def allocation(
+        self,
+        known: Estimates,
+        total_budget: int,
+        state: TrainingState | None = None,
+        token_limit: TokenLimit | None = None,
+    ) -> Allocation:
         """Distribute a budget over prompts of which this is known; `plan` does so with what was observed.
 
         Args:
             known: of the M prompts.
             total_budget: N_total.
             state: of training, for a value that depends on it; None = that of the first step.
+            token_limit: most expected tokens of all rollouts; None = no limit.
 
         Raises:
             ValueError: as `knapsack_allocate`.
         """
         if self._value is None:
             return homogeneous_allocate(len(known), total_budget)
+        limited = {} if token_limit is None else {"token_limit": token_limit}
         return self._allocate(
             known.success_rates,
             total_budget,
@@ -161,6 +189,7 @@ class Explorer:
             solver=self.config.solver,
             greedy_match_rates=known.greedy_match_rates,
             beliefs=known.beliefs,
+            **limited,
         )
 
     def observe(self, plan: Plan, outcomes: Outcomes) -> None:
@@ -192,7 +221,11 @@ class Explorer:
         outcomes = [outcome for _, outcome in explored]
         offsets = np.cumsum([0, *(len(plan.prompt_ids) for plan in plans[:-1])])
         shifted = [outcome.prompt_index + offset for outcome, offset in zip(outcomes, offsets)]
-        return compute_exploration_metrics(
+        tokens = [
+            token_metrics(plan.budgets, plan.expected_lengths, outcome.response_tokens, plan.max_tokens)
+            for plan, outcome in explored
+        ]
+        metrics = compute_exploration_metrics(
             prompt_index=np.concatenate(shifted),
             successes=np.concatenate([outcome.successes for outcome in outcomes]),
             scores=np.concatenate([outcome.scores for outcome in outcomes]),
@@ -205,6 +238,7 @@ class Explorer:
             fallback_rollouts=sum(plan.allocation.placed["fallback"] for plan in plans),
             fallback_confidence=self.config.fallback_confidence,
         )
+        return {**metrics, **total_token_metrics(tokens)}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the explorer has learned, as NumPy arrays and scalars that own their memory."""

@@ -203,6 +203,21 @@ class TaskStatus:
         np.divide(records["discounted_tokens"], count, out=lengths, where=count > 0)
         return lengths
 
+    def expected_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
+        """As `mean_response_lengths`, with the mean of all prompts for a prompt whose lengths were never observed.
+
+        Returns:
+            (M,) float64 in tokens; NaN only while no length of any prompt was observed.
+        """
+        own = self.mean_response_lengths(prompt_ids)
+        if not np.isnan(own).any():
+            return own
+        records = self._records[1 : 1 + len(self)]
+        records = records[records["discounted_lengths"] > 0]
+        if len(records) == 0:
+            return own
+        return np.where(np.isnan(own), np.mean(records["discounted_tokens"] / records["discounted_lengths"]), own)
+
     def observe(
         self,
         prompt_ids: Iterable[str],
