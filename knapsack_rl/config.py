@@ -10,6 +10,7 @@ from typing import Any
 from knapsack_rl.allocation import SOLVERS
 from knapsack_rl.dispatch import DISPATCHES
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
+from knapsack_rl.prior import PRIOR
 from knapsack_rl.task_status import STATUS_OPTIONS
 from knapsack_rl.token_limit import TOKEN_LIMIT
 
@@ -80,6 +81,9 @@ class SuccessRateConfig:
         min_rollouts: a prompt seen with fewer rollouts than this counts as unseen.
         discount: factor in [0, 1] on the earlier counts of ``beta`` at each visit of a prompt.
         prior_strength: weight of the prior of ``beta``, in rollouts.
+        prior: where each prompt's success rate before training stands: a column of the data, or a ``.parquet`` or
+            ``.csv`` file (`knapsack_rl.prior`); None = nowhere.
+        prior_weight: rollouts that such a rate counts as.
     """
 
     estimator: str = "previous_epoch"
@@ -87,10 +91,17 @@ class SuccessRateConfig:
     min_rollouts: int = 1
     discount: float = 0.5
     prior_strength: float = 1.0
+    prior: str | None = None
+    prior_weight: float = 4.0
+
+    @property
+    def status_options(self) -> dict[str, Any]:
+        """The options of the `TaskStatus`."""
+        return {name: getattr(self, name) for name in STATUS_OPTIONS}
 
     def __post_init__(self) -> None:
         section = "exploration.success_rate"
-        _require(section, self, STATUS_OPTIONS)
+        _require(section, self, {**STATUS_OPTIONS, "prior": PRIOR})
         if self.estimator == "window" and self.min_rollouts > self.window:
             raise ConfigError(
                 f"{section}.min_rollouts={self.min_rollouts} is not accepted: a window of {self.window} rollouts "

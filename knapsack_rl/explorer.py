@@ -70,6 +70,7 @@ class Explorer:
             configuration says so, and which rollouts have a gradient.
         rollouts_per_prompt: N, rollouts a prompt gets on average where the configuration sets no total budget.
         allocate: what solves the knapsack; called as `knapsack_allocate` is.
+        prior: success rates in [0, 1] that are known before training, by prompt id (`knapsack_rl.prior.read_prior`).
 
     Raises:
         ValueError: the configuration names an unknown value function, or none and the estimator implies none.
@@ -91,6 +92,7 @@ class Explorer:
         adv_estimator: str = "grpo",
         rollouts_per_prompt: int = 8,
         allocate: Callable[..., Allocation] = knapsack_allocate,
+        prior: Mapping[str, float] | None = None,
     ) -> None:
         self.config = config
         self.adv_estimator = advantage_estimator(adv_estimator)
@@ -99,20 +101,23 @@ class Explorer:
         self._value = None
         if config.allocator == "knapsack":
             self._value = resolve_value_function(config.value or value_for_adv_estimator(adv_estimator))
-        rates = config.success_rate
-        self.task_status = TaskStatus(
-            rates.estimator,
-            window=rates.window,
-            min_rollouts=rates.min_rollouts,
-            discount=rates.discount,
-            prior_strength=rates.prior_strength,
-        )
+        self.task_status = TaskStatus(**config.success_rate.status_options)
+        if prior:
+            self.task_status.add_priors(list(prior), list(prior.values()))
 
     def total_budget(self, num_prompts: int, step: int) -> int:
         """Rollouts of a step with so many prompts."""
         return self.config.budget_schedule(num_prompts, self.rollouts_per_prompt).at(step)
 
-    def plan(self, prompt_ids: Sequence[str], *, epoch: int, step: int, num_workers: int = 1) -> Plan:
+    def plan(
+        self,
+        prompt_ids: Sequence[str],
+        *,
+        epoch: int,
+        step: int,
+        num_workers: int = 1,
+        prior: Array | Sequence[float] | None = None,
+    ) -> Plan:
         """Decide how many rollouts each of M prompts gets, and in which order they go to the workers.
 
         Args:
@@ -120,11 +125,15 @@ class Explorer:
             epoch: the current epoch, counted from 0; never decreases.
             step: the training step.
             num_workers: equal parts in which the rows are generated; needed by ``dispatch=packed``.
+            prior: (M,) success rates in [0, 1] that were known before training, where they come with the prompts.
 
         Raises:
-            ValueError: the total budget cannot be placed within the bounds, or the epoch lies before an observed one.
+            ValueError: a prior is no success rate, the total budget cannot be placed within the bounds, or the epoch
+                lies before an observed one.
         """
         prompt_ids = tuple(prompt_ids)
+        if prior is not None:
+            self.task_status.add_priors(prompt_ids, prior)
         success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch)
         known = Estimates(
             success_rates,

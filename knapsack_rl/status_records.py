@@ -16,14 +16,17 @@ __all__ = [
     "count_discounted",
     "count_in_epoch",
     "count_lengths",
+    "count_prior",
     "count_visit",
     "counts_before",
     "empty_records",
-    "mean_rate",
+    "mean_before",
+    "mean_length",
     "record_dtype",
     "slide_window",
     "sum_by",
     "upgraded_records",
+    "with_window",
 ]
 
 NO_EPOCH = -1
@@ -112,6 +115,19 @@ def mean_rate(successes: Array, rollouts: Array) -> float:
     return min(max(mean, _PRIOR_MEAN_MARGIN), 1.0 - _PRIOR_MEAN_MARGIN)
 
 
+def mean_before(records: Array, epoch: int) -> tuple[float, bool]:
+    """The mean success rate that a prior takes, and whether it stays the same while the epoch runs.
+
+    It is the mean over prompts in the last epoch before ``epoch``; before there is one, that of the epoch so far.
+    """
+    observed_epoch = np.where(records["last_epoch"] < epoch, records["last_epoch"], records["earlier_epoch"])
+    newest = observed_epoch.max()
+    if newest == NO_EPOCH:
+        return mean_rate(records["last_successes"], records["last_rollouts"]), False
+    successes, rollouts = counts_before(records, epoch)
+    return mean_rate(successes[observed_epoch == newest], rollouts[observed_epoch == newest]), True
+
+
 def sum_by(index: Array, values: Array, num_groups: int) -> Array:
     return np.bincount(index, weights=values, minlength=num_groups)
 
@@ -127,6 +143,13 @@ def count_in_epoch(records: Array, prompt_index: Array, outcomes: Array, epoch: 
     records["last_successes"] += sum_by(prompt_index, outcomes, len(records)).astype(np.int64)
     records["last_rollouts"] += rollouts
     records["total_rollouts"] += rollouts
+
+
+def count_prior(records: Array, priors: Array, weight: float) -> None:
+    """Count what was known before the first visit as an earlier visit of ``weight`` rollouts; NaN = nothing."""
+    is_known = ~np.isnan(priors)
+    records["discounted_successes"][is_known] = weight * priors[is_known]
+    records["discounted_failures"][is_known] = weight * (1.0 - priors[is_known])
 
 
 def count_visit(
@@ -156,6 +179,12 @@ def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount:
     records["discounted_lengths"] = discount * records["discounted_lengths"] + rollouts
 
 
+def mean_length(records: Array) -> float:
+    """Mean over prompts of the mean length of their responses, in tokens; NaN if no length was observed."""
+    known = records[records["discounted_lengths"] > 0]
+    return float(np.mean(known["discounted_tokens"] / known["discounted_lengths"])) if len(known) else float("nan")
+
+
 def slide_window(records: Array, prompt_index: Array, outcomes: Array) -> None:
     """Append each prompt's outcomes, in their order, to its window and let the oldest fall out."""
     window = records["outcomes"].shape[1]
@@ -171,3 +200,15 @@ def slide_window(records: Array, prompt_index: Array, outcomes: Array) -> None:
     is_kept = from_end <= window
     slid[prompt_of[is_kept], window - from_end[is_kept]] = outcomes[by_prompt][is_kept]
     records["outcomes"] = slid
+
+
+def with_window(records: Array, window: int) -> Array:
+    """The records after an empty one, with a window of another width: of a narrower one, the newest outcomes."""
+    resized = empty_records(1 + len(records), window)
+    for name in records.dtype.names or ():
+        if name != "outcomes":
+            resized[name][1:] = records[name]
+    saved_window = records["outcomes"].shape[1]
+    width = min(window, saved_window)
+    resized["outcomes"][1:, window - width :] = records["outcomes"][:, saved_window - width :]
+    return resized
