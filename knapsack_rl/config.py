@@ -20,6 +20,7 @@ __all__ = [
     "ConfigError",
     "DynamicSamplingConfig",
     "ExplorationConfig",
+    "ReviewConfig",
     "SuccessRateConfig",
 ]
 
@@ -44,6 +45,11 @@ _OPTIONS = {
         lambda value: value in (None, "all") or (is_integer(value) and value >= 1),
     ),
     "dump_limit_gb": number("a number above 0", lambda value: value > 0),
+}
+_REVIEW_OPTIONS = {
+    "after_steps": null_or(integer_at_least(1)),
+    "rollouts": integer_at_least(1),
+    "max_share": number("a number in (0, 1]", lambda value: 0 < value <= 1),
 }
 _DYNAMIC_SAMPLING_OPTIONS = {"enable": TRUE_OR_FALSE, "max_generations": integer_at_least(1)}
 
@@ -126,6 +132,25 @@ class DynamicSamplingConfig:
 
 
 @dataclass(frozen=True)
+class ReviewConfig:
+    """A floor by age: prompts that told nothing for long get more than ``n_low`` rollouts.
+
+    Attributes:
+        after_steps: steps after which a prompt is reviewed, since its last visit with mixed outcomes or with at least
+            ``rollouts`` rollouts; None = never.
+        rollouts: least rollouts of a review.
+        max_share: most of a step's budget that reviews take beyond ``n_low``; the oldest come first.
+    """
+
+    after_steps: int | None = None
+    rollouts: int = 8
+    max_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require("exploration.review", self, _REVIEW_OPTIONS)
+
+
+@dataclass(frozen=True)
 class BudgetSchedule:
     """Rollouts per step as a step function of the training step.
 
@@ -193,6 +218,7 @@ class ExplorationConfig:
     dump_rollouts: Any = None
     dump_limit_gb: float = 10.0
     success_rate: SuccessRateConfig = field(default_factory=SuccessRateConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
 
     def __post_init__(self) -> None:
@@ -200,6 +226,11 @@ class ExplorationConfig:
         if self.n_low > self.n_up:
             raise ConfigError(
                 f"exploration.n_low={self.n_low} is not accepted: it exceeds exploration.n_up={self.n_up}."
+            )
+        if self.review.after_steps is not None and not self.n_low < self.review.rollouts <= self.n_up:
+            raise ConfigError(
+                f"exploration.review.rollouts={self.review.rollouts} is not accepted: expected more than "
+                f"exploration.n_low={self.n_low} and at most exploration.n_up={self.n_up}."
             )
         BudgetSchedule.parse(self.total_budget, default=1)
 
@@ -211,7 +242,12 @@ class ExplorationConfig:
             ConfigError: naming the key that is unknown or the value that is not accepted.
         """
         values = dict(values)
-        for name, section_class in (("success_rate", SuccessRateConfig), ("dynamic_sampling", DynamicSamplingConfig)):
+        sections = {
+            "success_rate": SuccessRateConfig,
+            "review": ReviewConfig,
+            "dynamic_sampling": DynamicSamplingConfig,
+        }
+        for name, section_class in sections.items():
             if name in values:
                 section = values[name]
                 if not isinstance(section, Mapping):

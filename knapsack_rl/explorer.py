@@ -22,6 +22,7 @@ from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY
 from knapsack_rl.metrics.step import compute_exploration_metrics
 from knapsack_rl.metrics.tokens import token_metrics, total_token_metrics
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.review import review_floors, with_floors
 from knapsack_rl.task_status import TaskStatus
 from knapsack_rl.token_limit import TokenLimit, limit_of_step
 from knapsack_rl.training_state import TrainingState
@@ -145,7 +146,7 @@ class Explorer:
         lengths = self.task_status.expected_response_lengths(prompt_ids)
         total_budget = self.total_budget(len(prompt_ids), step)
         limit = self._token_limit(lengths, total_budget)
-        allocation = self.allocation(known, total_budget, state, limit)
+        allocation = self._reviewed(prompt_ids, step, known, total_budget, state, limit)
         return Plan(
             prompt_ids=prompt_ids,
             epoch=epoch,
@@ -157,6 +158,34 @@ class Explorer:
             expected_lengths=lengths,
             max_tokens=None if limit is None else limit.max_tokens,
         )
+
+    def _reviewed(
+        self,
+        prompt_ids: tuple[str, ...],
+        step: int,
+        known: Estimates,
+        total_budget: int,
+        state: TrainingState | None,
+        limit: TokenLimit | None,
+    ) -> Allocation:
+        """The allocation of a step, in which prompts whose review is due get their floor."""
+        review, n_low, n_up = self.config.review, self.config.n_low, self.config.n_up
+        if self._value is None or review.after_steps is None:
+            return self.allocation(known, total_budget, state, limit)
+        floors = review_floors(
+            self.task_status.steps_since_review(prompt_ids, step=step),
+            after_steps=review.after_steps,
+            rollouts=review.rollouts,
+            max_share=review.max_share,
+            total_budget=total_budget,
+            n_low=n_low,
+        )
+
+        def allocate(chosen: Array, budget: int) -> Allocation:
+            others = None if limit is None else limit.for_others(chosen, floors, budget, n_low, n_up)
+            return self.allocation(known.take(chosen), budget, state, others)
+
+        return with_floors(allocate, floors, known, self._value.gradient_rule, total_budget, n_low, n_up)
 
     def _token_limit(self, lengths: Array, total_budget: int) -> TokenLimit | None:
         if self._value is None:
@@ -218,6 +247,7 @@ class Explorer:
             step=plan.step,
             response_lengths=outcomes.response_tokens,
             greedy_successes=outcomes.greedy_successes,
+            enough_rollouts=self.config.review.rollouts,
         )
 
     def metrics(self, explored: Sequence[tuple[Plan, Outcomes]]) -> dict[str, float]:

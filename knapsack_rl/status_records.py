@@ -24,6 +24,7 @@ __all__ = [
     "mean_length",
     "record_dtype",
     "slide_window",
+    "steps_since_review",
     "sum_by",
     "upgraded_records",
     "with_window",
@@ -54,15 +55,16 @@ def record_dtype(window: int) -> np.dtype[Any]:
             ("discounted_lengths", "<f8"),  # number of rollouts behind discounted_tokens
             ("greedy_success", "i1"),
             ("ever_succeeded", "i1"),
-            ("last_step", "<i8"),  # step of the latest visit
-            ("reviewed_step", "<i8"),  # of the latest visit with mixed outcomes or enough rollouts; else of the first
-            ("last_movement", "<f8"),  # how far the policy had moved at the latest visit
+            (
+                "reviewed_step",
+                "<i8",
+            ),  # step of the latest visit with mixed outcomes or enough rollouts; else of the first
             ("outcomes", "i1", (window,)),  # newest last; NO_OUTCOME where there are fewer rollouts than the window
         ]
     )
 
 
-_SINCE_VERSION_2 = ("ever_succeeded", "last_step", "reviewed_step", "last_movement")
+_SINCE_VERSION_2 = ("ever_succeeded", "reviewed_step")
 
 
 def upgraded_records(records: Array, step: int) -> Array | None:
@@ -88,7 +90,7 @@ def upgraded_records(records: Array, step: int) -> Array | None:
     counts = ("last_successes", "earlier_successes", "discounted_successes")
     upgraded["ever_succeeded"] = np.any([records[name] > 0 for name in counts], axis=0)
     upgraded["ever_succeeded"] |= np.any(records["outcomes"] == 1, axis=1)
-    upgraded["last_step"] = upgraded["reviewed_step"] = step
+    upgraded["reviewed_step"] = step
     return upgraded
 
 
@@ -97,7 +99,7 @@ def empty_records(num_records: int, window: int) -> Array:
     records["last_epoch"] = NO_EPOCH
     records["earlier_epoch"] = NO_EPOCH
     records["greedy_success"] = UNKNOWN_GREEDY
-    records["last_step"] = records["reviewed_step"] = NO_STEP
+    records["reviewed_step"] = NO_STEP
     records["outcomes"] = NO_OUTCOME
     return records
 
@@ -152,9 +154,7 @@ def count_prior(records: Array, priors: Array, weight: float) -> None:
     records["discounted_failures"][is_known] = weight * (1.0 - priors[is_known])
 
 
-def count_visit(
-    records: Array, prompt_index: Array, outcomes: Array, *, step: int, movement: float, enough_rollouts: int
-) -> None:
+def count_visit(records: Array, prompt_index: Array, outcomes: Array, *, step: int, enough_rollouts: int) -> None:
     """Note when each prompt was visited, and whether the visit told enough to count as a review."""
     rollouts = np.bincount(prompt_index, minlength=len(records))
     successes = sum_by(prompt_index, outcomes, len(records))
@@ -162,7 +162,6 @@ def count_visit(
     is_review = is_mixed | (rollouts >= enough_rollouts) | (records["reviewed_step"] == NO_STEP)
     records["reviewed_step"][is_review] = step
     records["ever_succeeded"][successes > 0] = 1
-    records["last_step"], records["last_movement"] = step, movement
 
 
 def count_discounted(records: Array, prompt_index: Array, outcomes: Array, discount: float) -> None:
@@ -177,6 +176,12 @@ def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount:
     rollouts = np.bincount(prompt_index, minlength=len(records))
     records["discounted_tokens"] = discount * records["discounted_tokens"] + tokens
     records["discounted_lengths"] = discount * records["discounted_lengths"] + rollouts
+
+
+def steps_since_review(records: Array, step: int) -> Array:
+    """(M,) float64, steps since each prompt was last reviewed; NaN for one that was never seen."""
+    reviewed: Array = records["reviewed_step"]
+    return np.where(reviewed == NO_STEP, np.nan, step - reviewed.astype(np.float64))
 
 
 def mean_length(records: Array) -> float:

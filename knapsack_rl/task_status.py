@@ -213,6 +213,10 @@ class TaskStatus:
         """How far training has come when a step is planned; see `TrainingState`."""
         return training_state(self._records[1 : 1 + len(self)], step=step, epoch=epoch)
 
+    def steps_since_review(self, prompt_ids: Iterable[str], *, step: int) -> Array:
+        """(M,) float64, steps since each prompt's last visit with mixed outcomes or enough rollouts; NaN = unseen."""
+        return status_records.steps_since_review(self._records_of(prompt_ids), step)
+
     def mean_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
         """Mean number of tokens of each prompt's responses, earlier visits weighted down by `discount` per visit.
 
@@ -280,9 +284,7 @@ class TaskStatus:
         status_records.count_in_epoch(records, prompt_index, outcomes, self._epoch)
         status_records.count_discounted(records, prompt_index, outcomes, self.discount)
         status_records.slide_window(records, prompt_index, outcomes)
-        status_records.count_visit(
-            records, prompt_index, outcomes, step=self._step, movement=0.0, enough_rollouts=enough_rollouts
-        )
+        status_records.count_visit(records, prompt_index, outcomes, step=self._step, enough_rollouts=enough_rollouts)
         if lengths is not None:
             status_records.count_lengths(records, prompt_index, lengths, self.discount)
         if greedy is not None:

@@ -85,6 +85,13 @@ class TokenLimit:
         """Whether budgets are within the limit."""
         return self.tokens(budgets) <= self.max_tokens * (1.0 + _SLACK)
 
+    def for_others(self, others: Array, floors: Array, budget: int, n_low: int, n_up: int) -> TokenLimit:
+        """What others leave to the prompts with these indices by having their floors; at least what they need."""
+        lengths = self.lengths[others]
+        taken = self.tokens(floors) - float(floors[others] @ lengths)
+        least = float(cheapest_budgets(lengths, budget, n_low, n_up) @ lengths)
+        return TokenLimit(lengths, max(self.max_tokens - taken, least))
+
     def check(self, total_budget: int, n_low: int, n_up: int) -> None:
         """Refuse a limit that no budgets can meet.
 

@@ -24,7 +24,7 @@ from knapsack_rl import (
     knapsack_allocate,
     resolve_value_function,
 )
-from knapsack_rl.config import DynamicSamplingConfig, SuccessRateConfig
+from knapsack_rl.config import DynamicSamplingConfig, ReviewConfig, SuccessRateConfig
 from knapsack_rl.value_checks import check_value
 from recipe.knapsack.report.metric_table import with_metric_table
 
@@ -78,6 +78,7 @@ def test_every_exploration_key_is_in_the_configuration_table_with_its_default():
     sections = [
         ("", ExplorationConfig),
         ("success_rate.", SuccessRateConfig),
+        ("review.", ReviewConfig),
         ("dynamic_sampling.", DynamicSamplingConfig),
     ]
     for prefix, section in sections:

@@ -589,4 +589,4 @@ def test_a_status_of_the_first_layout_still_loads(tmp_path):
     ids, epoch = status.prompt_ids, status.epoch + 1
     np.testing.assert_array_equal(loaded.success_rates(ids, epoch=epoch), status.success_rates(ids, epoch=epoch))
     assert loaded.training_state(epoch=epoch, step=9) == status.training_state(epoch=epoch, step=9)
-    assert (loaded.state_dict()["records"]["last_step"] == status.step).all()
+    assert (loaded.state_dict()["records"]["reviewed_step"] == status.step).all()
