@@ -34,7 +34,9 @@ from knapsack_rl.theory import (
     remax_value,
     rollouts_for_confidence,
 )
-from knapsack_rl.values import ValueFunction, resolve_value_function
+from knapsack_rl.training_state import TrainingState
+from knapsack_rl.value_function import ValueFunction
+from knapsack_rl.values import resolve_value_function
 from knapsack_rl.version import __version__
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "Outcomes",
     "Plan",
     "TaskStatus",
+    "TrainingState",
     "ValueFunction",
     "__version__",
     "effective_ratio",

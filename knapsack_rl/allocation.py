@@ -8,20 +8,20 @@ rollouts give a non-zero gradient times the information that such a gradient car
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from knapsack_rl.allocation_rules import AllocationRules, placed_by_rule
 from knapsack_rl.arrays import Array
 from knapsack_rl.estimates import Estimates, PromptClasses
-from knapsack_rl.solvers.dynamic import solve_dp
-from knapsack_rl.solvers.even_shares import even_split, raise_lowest
-from knapsack_rl.solvers.greedy import solve_greedy
-from knapsack_rl.solvers.problem import Problem, first_convex_point, group_equal
-from knapsack_rl.theory import rollouts_for_confidence
-from knapsack_rl.values import ValueFunction, resolve_value_function
+from knapsack_rl.solvers.even_shares import even_split
+from knapsack_rl.token_limit import TokenLimit, within
+from knapsack_rl.value_function import ValueFunction
+from knapsack_rl.values import resolve_value_function
 
 __all__ = [
     "SOLVERS",
@@ -88,7 +88,7 @@ def homogeneous_allocate(
             f"total_budget={total_budget} is less than one rollout for each of the {num_prompts} prompts; raise it"
         )
     budgets = even_split(total_budget, num_prompts)
-    placed = _placed(minimum=total_budget // num_prompts * num_prompts, remainder=total_budget % num_prompts)
+    placed = placed_by_rule(total_budget, minimum=total_budget // num_prompts * num_prompts)
     if success_rates is None and beliefs is None:
         return Allocation(budgets, np.nan, np.nan, placed)
     function = resolve_value_function(value)
@@ -162,6 +162,7 @@ def knapsack_allocate(
     solver: str = "auto",
     greedy_match_rates: Any = None,
     beliefs: tuple[Any, Any] | None = None,
+    token_limit: TokenLimit | None = None,
 ) -> Allocation:
     """Distribute `total_budget` rollouts over M prompts so that the total value is largest (paper, equation 5).
 
@@ -191,14 +192,17 @@ def knapsack_allocate(
             value; O(M total_budget n_up) time) or ``"auto"`` (greedy where the value is concave, else dp).
         greedy_match_rates: (M,) float in [0, 1], needed for ``value="remax"``: probability that a rollout earns what
             the greedy response earned; NaN (unknown) makes a prompt with 0 < p < 1 count as unseen.
-        beliefs: ``(alpha, beta)``, (M,) float each and greater than 0, needed for ``value="expected"`` only.
+        beliefs: ``(alpha, beta)``, (M,) float each and greater than 0, needed by values of beliefs.
+        token_limit: most expected tokens of all rollouts; see `token_limit.within` for what gives way. The value must
+            be concave; it is the largest within the limit up to the exchange of one rollout.
 
     Returns:
         An `Allocation`.
 
     Raises:
-        ValueError: the budget cannot be placed within the bounds, an argument is out of range or missing, a user's
-            value function fails or gives NaN, or ``solver="greedy"`` was asked for a value that is not concave.
+        ValueError: the budget cannot be placed within the bounds or the token limit, an argument is out of range or
+            missing, a user's value function fails or gives NaN, or ``solver="greedy"`` or a token limit was asked for
+            with a value that is not concave.
 
     References:
         Knapsack RL, sections 4.1, 4.2 and table 3. B. Fox, Discrete optimization via marginal analysis, Management
@@ -218,29 +222,16 @@ def knapsack_allocate(
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
 
-    classes = PromptClasses.of(estimates)
-    budgets = np.full(len(estimates), n_low, dtype=np.int64)
-    budgets[classes.is_unseen] = total_budget // len(estimates)
-    left = total_budget - int(budgets.sum())
-    for_unsolved = _fallback_amount(estimates, classes, left, n_low, n_up, fallback_confidence) if fallback else 0
-    for_knapsack = min(left - for_unsolved, int(classes.is_mixed.sum()) * (n_up - n_low))
-
-    parameters = tuple(parameter[classes.is_mixed] for parameter in estimates.parameters(function))
-    budgets[classes.is_mixed] += _solve(function, parameters, for_knapsack, n_low, n_up, solver)
-    if classes.is_unsolved.any():
-        budgets[classes.is_unsolved] += even_split(for_unsolved, int(classes.is_unsolved.sum()))
-    remainder = total_budget - int(budgets.sum())
-    _place_remainder(budgets, remainder, n_up, (classes.is_unsolved, classes.is_unseen, classes.is_solved))
-
-    num_unseen = int(classes.is_unseen.sum())
-    placed = _placed(
-        minimum=(len(estimates) - num_unseen) * n_low,
-        unseen=num_unseen * (total_budget // len(estimates)),
-        knapsack=for_knapsack,
-        fallback=for_unsolved,
-        remainder=remainder,
-    )
-    return _describe(budgets, placed, function, estimates)
+    rules = AllocationRules.of(estimates, function, total_budget, n_low, n_up, solver)
+    fallback_rollouts = rules.fallback_rollouts(fallback_confidence) if fallback else 0
+    if token_limit is None:
+        budgets = rules.place(fallback_rollouts)
+    else:
+        token_limit.check(total_budget, n_low, n_up)
+        is_decided = rules.classes.is_mixed
+        solve = partial(rules.solve_within, token_limit.lengths[is_decided])
+        budgets = within(token_limit, rules.place, solve, fallback_rollouts, is_decided, n_low, n_up)
+    return _describe(budgets, rules.placed(budgets, fallback_rollouts), function, estimates)
 
 
 def _as_integer(value: Any, name: str) -> int:
@@ -274,64 +265,6 @@ def _check_bounds(
             "or the bounds"
         )
     return total_budget, n_low, n_up
-
-
-def _fallback_amount(
-    estimates: Estimates, classes: PromptClasses, left: int, n_low: int, n_up: int, confidence: float
-) -> int:
-    """Rollouts that the fallback gives to unsolved prompts, in total (paper, section 4.2)."""
-    if estimates.success_rates is None:
-        return 0
-    capacity = int(classes.is_unsolved.sum()) * (n_up - n_low)
-    if capacity == 0:
-        return 0
-    costs = rollouts_for_confidence(estimates.success_rates[classes.is_mixed], confidence)
-    needed = int(np.floor(np.minimum(costs, n_up - n_low)).sum())
-    return min(max(left - needed, 0), capacity)
-
-
-def _solve(
-    function: ValueFunction, parameters: tuple[Array, ...], amount: int, n_low: int, n_up: int, solver: str
-) -> Array:
-    """(K,) rollouts beyond n_low for the K prompts that the knapsack decides on."""
-    num_prompts = len(parameters[0])
-    if num_prompts == 0 or n_low == n_up:
-        return np.zeros(num_prompts, dtype=np.int64)
-    groups, group_of, prompts = group_equal(parameters)
-    problem = Problem(function, groups, prompts, n_low, n_up)
-    if solver == "dp":
-        return solve_dp(problem, group_of, amount)
-    convex_point = None if function.is_known_concave else first_convex_point(problem)
-    if convex_point is None:
-        return solve_greedy(problem, group_of, amount)
-    if solver == "auto":
-        return solve_dp(problem, group_of, amount)
-    group, n = convex_point
-    raise ValueError(
-        f"solver='greedy' needs a value that is concave in N, but {function.name} gains more from rollout {n + 1} "
-        f"than from rollout {n} at p={float(groups[0][group])!r}, N={n}; use solver='dp' or solver='auto'"
-    )
-
-
-def _place_remainder(budgets: Array, amount: int, n_up: int, receivers: Sequence[Array]) -> None:
-    """Add `amount` to the first receivers up to n_up each, evenly, then to the next."""
-    for is_receiver in receivers:
-        current = budgets[is_receiver]
-        given = min(amount, int((n_up - current).sum()))
-        budgets[is_receiver] = raise_lowest(current, np.full_like(current, n_up), given)
-        amount -= given
-
-
-def _placed(
-    *, minimum: int = 0, unseen: int = 0, knapsack: int = 0, fallback: int = 0, remainder: int = 0
-) -> Mapping[str, int]:
-    return {
-        "minimum": minimum,
-        "unseen": unseen,
-        "knapsack": knapsack,
-        "fallback": fallback,
-        "remainder": remainder,
-    }
 
 
 def _describe(budgets: Array, placed: Mapping[str, int], function: ValueFunction, estimates: Estimates) -> Allocation:

@@ -10,7 +10,9 @@ from typing import Any
 from knapsack_rl.allocation import SOLVERS
 from knapsack_rl.dispatch import DISPATCHES
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
+from knapsack_rl.prior import PRIOR
 from knapsack_rl.task_status import STATUS_OPTIONS
+from knapsack_rl.token_limit import TOKEN_LIMIT
 
 __all__ = [
     "ALLOCATORS",
@@ -18,6 +20,7 @@ __all__ = [
     "ConfigError",
     "DynamicSamplingConfig",
     "ExplorationConfig",
+    "ReviewConfig",
     "SuccessRateConfig",
 ]
 
@@ -25,6 +28,7 @@ ALLOCATORS = ("knapsack", "homogeneous")
 
 _OPTIONS = {
     "allocator": one_of(ALLOCATORS),
+    "max_expected_tokens": TOKEN_LIMIT,
     "n_low": integer_at_least(1),
     "n_up": integer_at_least(1),
     "value": Option("null, a name or package.module:function", lambda value: value is None or isinstance(value, str)),
@@ -41,6 +45,11 @@ _OPTIONS = {
         lambda value: value in (None, "all") or (is_integer(value) and value >= 1),
     ),
     "dump_limit_gb": number("a number above 0", lambda value: value > 0),
+}
+_REVIEW_OPTIONS = {
+    "after_steps": null_or(integer_at_least(1)),
+    "rollouts": integer_at_least(1),
+    "max_share": number("a number in (0, 1]", lambda value: 0 < value <= 1),
 }
 _DYNAMIC_SAMPLING_OPTIONS = {"enable": TRUE_OR_FALSE, "max_generations": integer_at_least(1)}
 
@@ -78,6 +87,9 @@ class SuccessRateConfig:
         min_rollouts: a prompt seen with fewer rollouts than this counts as unseen.
         discount: factor in [0, 1] on the earlier counts of ``beta`` at each visit of a prompt.
         prior_strength: weight of the prior of ``beta``, in rollouts.
+        prior: where each prompt's success rate before training stands: a column of the data, or a ``.parquet`` or
+            ``.csv`` file (`knapsack_rl.prior`); None = nowhere.
+        prior_weight: rollouts that such a rate counts as.
     """
 
     estimator: str = "previous_epoch"
@@ -85,10 +97,17 @@ class SuccessRateConfig:
     min_rollouts: int = 1
     discount: float = 0.5
     prior_strength: float = 1.0
+    prior: str | None = None
+    prior_weight: float = 4.0
+
+    @property
+    def status_options(self) -> dict[str, Any]:
+        """The options of the `TaskStatus`."""
+        return {name: getattr(self, name) for name in STATUS_OPTIONS}
 
     def __post_init__(self) -> None:
         section = "exploration.success_rate"
-        _require(section, self, STATUS_OPTIONS)
+        _require(section, self, {**STATUS_OPTIONS, "prior": PRIOR})
         if self.estimator == "window" and self.min_rollouts > self.window:
             raise ConfigError(
                 f"{section}.min_rollouts={self.min_rollouts} is not accepted: a window of {self.window} rollouts "
@@ -110,6 +129,25 @@ class DynamicSamplingConfig:
 
     def __post_init__(self) -> None:
         _require("exploration.dynamic_sampling", self, _DYNAMIC_SAMPLING_OPTIONS)
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """A floor by age: prompts that told nothing for long get more than ``n_low`` rollouts.
+
+    Attributes:
+        after_steps: steps after which a prompt is reviewed, since its last visit with mixed outcomes or with at least
+            ``rollouts`` rollouts; None = never.
+        rollouts: least rollouts of a review.
+        max_share: most of a step's budget that reviews take beyond ``n_low``; the oldest come first.
+    """
+
+    after_steps: int | None = None
+    rollouts: int = 8
+    max_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require("exploration.review", self, _REVIEW_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -165,6 +203,7 @@ class ExplorationConfig:
 
     allocator: str = "knapsack"
     total_budget: Any = None
+    max_expected_tokens: Any = None
     n_low: int = 2
     n_up: int = 128
     value: str | None = None
@@ -179,6 +218,7 @@ class ExplorationConfig:
     dump_rollouts: Any = None
     dump_limit_gb: float = 10.0
     success_rate: SuccessRateConfig = field(default_factory=SuccessRateConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     dynamic_sampling: DynamicSamplingConfig = field(default_factory=DynamicSamplingConfig)
 
     def __post_init__(self) -> None:
@@ -186,6 +226,11 @@ class ExplorationConfig:
         if self.n_low > self.n_up:
             raise ConfigError(
                 f"exploration.n_low={self.n_low} is not accepted: it exceeds exploration.n_up={self.n_up}."
+            )
+        if self.review.after_steps is not None and not self.n_low < self.review.rollouts <= self.n_up:
+            raise ConfigError(
+                f"exploration.review.rollouts={self.review.rollouts} is not accepted: expected more than "
+                f"exploration.n_low={self.n_low} and at most exploration.n_up={self.n_up}."
             )
         BudgetSchedule.parse(self.total_budget, default=1)
 
@@ -197,7 +242,12 @@ class ExplorationConfig:
             ConfigError: naming the key that is unknown or the value that is not accepted.
         """
         values = dict(values)
-        for name, section_class in (("success_rate", SuccessRateConfig), ("dynamic_sampling", DynamicSamplingConfig)):
+        sections = {
+            "success_rate": SuccessRateConfig,
+            "review": ReviewConfig,
+            "dynamic_sampling": DynamicSamplingConfig,
+        }
+        for name, section_class in sections.items():
             if name in values:
                 section = values[name]
                 if not isinstance(section, Mapping):

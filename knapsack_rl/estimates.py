@@ -9,7 +9,7 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.gradient_rules import GradientRule
-from knapsack_rl.values import ValueFunction
+from knapsack_rl.value_function import ValueFunction
 
 __all__ = ["Estimates", "PromptClasses"]
 
@@ -49,6 +49,13 @@ class Estimates:
         if matches.shape != rates.shape:
             raise ValueError(f"greedy_match_rates has shape {matches.shape}, expected {rates.shape} as success_rates")
         return cls(rates, matches)
+
+    def take(self, chosen: Array) -> Estimates:
+        """What is known of the prompts with these indices."""
+        beliefs = None if self.beliefs is None else (self.beliefs[0][chosen], self.beliefs[1][chosen])
+        rates = None if self.success_rates is None else self.success_rates[chosen]
+        matches = None if self.greedy_match_rates is None else self.greedy_match_rates[chosen]
+        return Estimates(rates, matches, beliefs)
 
     def __len__(self) -> int:
         """M."""

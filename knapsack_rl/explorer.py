@@ -20,8 +20,12 @@ from knapsack_rl.dispatch import packed_order, random_order
 from knapsack_rl.estimates import Estimates
 from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY
 from knapsack_rl.metrics.step import compute_exploration_metrics
+from knapsack_rl.metrics.tokens import token_metrics, total_token_metrics
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.review import review_floors, with_floors
 from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.token_limit import TokenLimit, limit_of_step
+from knapsack_rl.training_state import TrainingState
 from knapsack_rl.values import resolve_value_function
 
 __all__ = ["Explorer", "Plan"]
@@ -38,6 +42,8 @@ class Plan:
         allocation: the budgets and what is known about them.
         predicted_shares: (M,) float64, share of each prompt's rollouts expected to have a gradient; NaN = no forecast.
         order: (N_total,) int64, the prompt of every row, in the order in which rows are dealt to the workers.
+        expected_lengths: (M,) float64, response tokens expected of a rollout of each prompt; NaN or None = unknown.
+        max_tokens: the limit that the plan keeps within; None without one.
     """
 
     prompt_ids: tuple[str, ...]
@@ -47,6 +53,8 @@ class Plan:
     allocation: Allocation
     predicted_shares: Array
     order: Array
+    expected_lengths: Array | None = None
+    max_tokens: float | None = None
 
     @property
     def budgets(self) -> Array:
@@ -63,6 +71,7 @@ class Explorer:
             configuration says so, and which rollouts have a gradient.
         rollouts_per_prompt: N, rollouts a prompt gets on average where the configuration sets no total budget.
         allocate: what solves the knapsack; called as `knapsack_allocate` is.
+        prior: success rates in [0, 1] that are known before training, by prompt id (`knapsack_rl.prior.read_prior`).
 
     Raises:
         ValueError: the configuration names an unknown value function, or none and the estimator implies none.
@@ -84,6 +93,7 @@ class Explorer:
         adv_estimator: str = "grpo",
         rollouts_per_prompt: int = 8,
         allocate: Callable[..., Allocation] = knapsack_allocate,
+        prior: Mapping[str, float] | None = None,
     ) -> None:
         self.config = config
         self.adv_estimator = advantage_estimator(adv_estimator)
@@ -92,20 +102,23 @@ class Explorer:
         self._value = None
         if config.allocator == "knapsack":
             self._value = resolve_value_function(config.value or value_for_adv_estimator(adv_estimator))
-        rates = config.success_rate
-        self.task_status = TaskStatus(
-            rates.estimator,
-            window=rates.window,
-            min_rollouts=rates.min_rollouts,
-            discount=rates.discount,
-            prior_strength=rates.prior_strength,
-        )
+        self.task_status = TaskStatus(**config.success_rate.status_options)
+        if prior:
+            self.task_status.add_priors(list(prior), list(prior.values()))
 
     def total_budget(self, num_prompts: int, step: int) -> int:
         """Rollouts of a step with so many prompts."""
         return self.config.budget_schedule(num_prompts, self.rollouts_per_prompt).at(step)
 
-    def plan(self, prompt_ids: Sequence[str], *, epoch: int, step: int, num_workers: int = 1) -> Plan:
+    def plan(
+        self,
+        prompt_ids: Sequence[str],
+        *,
+        epoch: int,
+        step: int,
+        num_workers: int = 1,
+        prior: Array | Sequence[float] | None = None,
+    ) -> Plan:
         """Decide how many rollouts each of M prompts gets, and in which order they go to the workers.
 
         Args:
@@ -113,18 +126,27 @@ class Explorer:
             epoch: the current epoch, counted from 0; never decreases.
             step: the training step.
             num_workers: equal parts in which the rows are generated; needed by ``dispatch=packed``.
+            prior: (M,) success rates in [0, 1] that were known before training, where they come with the prompts.
 
         Raises:
-            ValueError: the total budget cannot be placed within the bounds, or the epoch lies before an observed one.
+            ValueError: a prior is no success rate, the total budget cannot be placed within the bounds, or the epoch
+                lies before an observed one.
         """
         prompt_ids = tuple(prompt_ids)
+        if prior is not None:
+            self.task_status.add_priors(prompt_ids, prior)
         success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch)
         known = Estimates(
             success_rates,
             self.task_status.greedy_match_rates(prompt_ids, epoch=epoch) if self._uses_greedy_matches else None,
             self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
         )
-        allocation = self.allocation(known, self.total_budget(len(prompt_ids), step))
+        needs_state = self._value is not None and self._value.needs_state
+        state = self.task_status.training_state(epoch=epoch, step=step) if needs_state else None
+        lengths = self.task_status.expected_response_lengths(prompt_ids)
+        total_budget = self.total_budget(len(prompt_ids), step)
+        limit = self._token_limit(lengths, total_budget)
+        allocation = self._reviewed(prompt_ids, step, known, total_budget, state, limit)
         return Plan(
             prompt_ids=prompt_ids,
             epoch=epoch,
@@ -133,27 +155,79 @@ class Explorer:
             allocation=allocation,
             predicted_shares=known.effective_shares(allocation.budgets, self.adv_estimator.gradient_rule),
             order=self._order(prompt_ids, allocation.budgets, step, num_workers),
+            expected_lengths=lengths,
+            max_tokens=None if limit is None else limit.max_tokens,
         )
 
-    def allocation(self, known: Estimates, total_budget: int) -> Allocation:
+    def _reviewed(
+        self,
+        prompt_ids: tuple[str, ...],
+        step: int,
+        known: Estimates,
+        total_budget: int,
+        state: TrainingState | None,
+        limit: TokenLimit | None,
+    ) -> Allocation:
+        """The allocation of a step, in which prompts whose review is due get their floor."""
+        review, n_low, n_up = self.config.review, self.config.n_low, self.config.n_up
+        if self._value is None or review.after_steps is None:
+            return self.allocation(known, total_budget, state, limit)
+        floors = review_floors(
+            self.task_status.steps_since_review(prompt_ids, step=step),
+            after_steps=review.after_steps,
+            rollouts=review.rollouts,
+            max_share=review.max_share,
+            total_budget=total_budget,
+            n_low=n_low,
+        )
+
+        def allocate(chosen: Array, budget: int) -> Allocation:
+            others = None if limit is None else limit.for_others(chosen, floors, budget, n_low, n_up)
+            return self.allocation(known.take(chosen), budget, state, others)
+
+        return with_floors(allocate, floors, known, self._value.gradient_rule, total_budget, n_low, n_up)
+
+    def _token_limit(self, lengths: Array, total_budget: int) -> TokenLimit | None:
+        if self._value is None:
+            return None
+        bounds = self.config.n_low, self.config.n_up
+        if not len(lengths) * bounds[0] <= total_budget <= len(lengths) * bounds[1]:
+            return None  # the allocation refuses such a budget by name
+        return limit_of_step(self.config.max_expected_tokens, lengths, total_budget, *bounds)
+
+    def allocation(
+        self,
+        known: Estimates,
+        total_budget: int,
+        state: TrainingState | None = None,
+        token_limit: TokenLimit | None = None,
+    ) -> Allocation:
         """Distribute a budget over prompts of which this is known; `plan` does so with what was observed.
+
+        Args:
+            known: of the M prompts.
+            total_budget: N_total.
+            state: of training, for a value that depends on it; None = that of the first step.
+            token_limit: most expected tokens of all rollouts; None = no limit.
 
         Raises:
             ValueError: as `knapsack_allocate`.
         """
         if self._value is None:
             return homogeneous_allocate(len(known), total_budget)
+        limited = {} if token_limit is None else {"token_limit": token_limit}
         return self._allocate(
             known.success_rates,
             total_budget,
             self.config.n_low,
             self.config.n_up,
-            value=self._value,
+            value=self._value.for_state(state or TrainingState()),
             fallback=self.config.fallback,
             fallback_confidence=self.config.fallback_confidence,
             solver=self.config.solver,
             greedy_match_rates=known.greedy_match_rates,
             beliefs=known.beliefs,
+            **limited,
         )
 
     def observe(self, plan: Plan, outcomes: Outcomes) -> None:
@@ -173,6 +247,7 @@ class Explorer:
             step=plan.step,
             response_lengths=outcomes.response_tokens,
             greedy_successes=outcomes.greedy_successes,
+            enough_rollouts=self.config.review.rollouts,
         )
 
     def metrics(self, explored: Sequence[tuple[Plan, Outcomes]]) -> dict[str, float]:
@@ -185,7 +260,11 @@ class Explorer:
         outcomes = [outcome for _, outcome in explored]
         offsets = np.cumsum([0, *(len(plan.prompt_ids) for plan in plans[:-1])])
         shifted = [outcome.prompt_index + offset for outcome, offset in zip(outcomes, offsets)]
-        return compute_exploration_metrics(
+        tokens = [
+            token_metrics(plan.budgets, plan.expected_lengths, outcome.response_tokens, plan.max_tokens)
+            for plan, outcome in explored
+        ]
+        metrics = compute_exploration_metrics(
             prompt_index=np.concatenate(shifted),
             successes=np.concatenate([outcome.successes for outcome in outcomes]),
             scores=np.concatenate([outcome.scores for outcome in outcomes]),
@@ -198,6 +277,7 @@ class Explorer:
             fallback_rollouts=sum(plan.allocation.placed["fallback"] for plan in plans),
             fallback_confidence=self.config.fallback_confidence,
         )
+        return {**metrics, **total_token_metrics(tokens)}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the explorer has learned, as NumPy arrays and scalars that own their memory."""

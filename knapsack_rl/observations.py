@@ -9,7 +9,7 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 
-__all__ = ["as_lengths", "as_list", "as_outcomes"]
+__all__ = ["as_lengths", "as_list", "as_outcomes", "as_rates", "check_not_before", "refuse_other_than_strings"]
 
 
 def as_list(prompt_ids: Iterable[str]) -> list[str]:
@@ -40,3 +40,33 @@ def as_lengths(values: Any, length: int) -> Array:
         position = int(np.argmin(is_length))
         raise ValueError(f"response_lengths must be token counts, got {column[position]} for rollout {position}")
     return column
+
+
+def as_rates(values: Any, length: int, name: str) -> Array:
+    """(length,) float64 in [0, 1]."""
+    column = np.asarray(values, dtype=np.float64)
+    if column.shape != (length,):
+        raise ValueError(f"{name} must hold one value for each of the {length} prompts, got shape {column.shape}")
+    is_rate = (column >= 0.0) & (column <= 1.0)
+    if not np.all(is_rate):
+        position = int(np.argmin(is_rate))
+        raise ValueError(f"{name} must be success rates between 0 and 1, got {column[position]} at {position}")
+    return column
+
+
+def check_not_before(value: int, latest: int, name: str) -> None:
+    """Refuse an epoch or a step that lies before what was observed."""
+    if value < max(latest, 0):
+        expected = "it is counted from 0" if value < 0 else f"{name} {latest} was already observed"
+        raise ValueError(f"{name} {value} is not valid: {expected}. Was the status restored with its checkpoint?")
+
+
+def refuse_other_than_strings(prompt_ids: list[str]) -> None:
+    """Refuse prompt ids that are no strings.
+
+    Raises:
+        TypeError: naming their types.
+    """
+    foreign = {type(identity).__name__ for identity in prompt_ids if not isinstance(identity, str)}
+    if foreign:
+        raise TypeError(f"prompt ids must be strings as prompt_id makes them, got {', '.join(sorted(foreign))}")

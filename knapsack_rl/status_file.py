@@ -14,12 +14,13 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.run_folder import write_atomically
-from knapsack_rl.status_records import record_dtype
+from knapsack_rl.status_records import upgraded_records
 
 __all__ = ["TaskStatusError", "checked_contents", "read_status", "write_status"]
 
 _FORMAT = "knapsack-rl task status"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_READ_VERSIONS = ("1", "2")
 
 
 class TaskStatusError(ValueError):
@@ -58,8 +59,10 @@ def read_status(path: Path) -> dict[str, Array]:
     if str(arrays.get("format")) != _FORMAT:
         raise TaskStatusError(f"{path} is not a task status: it holds {sorted(arrays) or 'nothing'}")
     version = str(arrays.get("format_version"))
-    if version != str(_FORMAT_VERSION):
-        raise TaskStatusError(f"{path} has format version {version}, this program reads version {_FORMAT_VERSION}")
+    if version not in _READ_VERSIONS:
+        raise TaskStatusError(
+            f"{path} has format version {version}, this program reads versions {' and '.join(_READ_VERSIONS)}"
+        )
     stored = str(arrays.pop("checksum", "none"))
     computed = _checksum(arrays)
     if stored != computed:
@@ -68,7 +71,7 @@ def read_status(path: Path) -> dict[str, Array]:
 
 
 def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array]:
-    """The state's row per prompt id and its records, after checking that they fit together.
+    """The state's row per prompt id and its records in the layout of today, after checking that they fit together.
 
     Raises:
         TaskStatusError: an entry is missing or inconsistent.
@@ -76,11 +79,10 @@ def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array]:
     missing = [name for name in ("estimator", "epoch", "step", "prompt_ids", "records") if name not in state]
     if missing:
         raise TaskStatusError(f"the task status lacks {', '.join(missing)}")
-    identities, records = np.asarray(state["prompt_ids"]), np.asarray(state["records"])
-    outcomes = records.dtype.fields.get("outcomes") if records.dtype.fields else None
-    window = outcomes[0].shape[0] if outcomes is not None and outcomes[0].shape else 0
-    if records.ndim != 1 or window < 1 or records.dtype != record_dtype(window):
-        raise TaskStatusError(f"the task status has records of an unknown layout: {records.dtype}")
+    identities, saved = np.asarray(state["prompt_ids"]), np.asarray(state["records"])
+    records = upgraded_records(saved, int(state["step"]))
+    if records is None:
+        raise TaskStatusError(f"the task status has records of an unknown layout: {saved.dtype}")
     if identities.shape != records.shape:
         raise TaskStatusError(f"the task status has {len(identities)} prompt ids for {len(records)} records")
     row_of = {identity.decode(): row for row, identity in enumerate(identities.tolist(), start=1)}

@@ -16,15 +16,22 @@ __all__ = [
     "count_discounted",
     "count_in_epoch",
     "count_lengths",
+    "count_prior",
+    "count_visit",
     "counts_before",
     "empty_records",
-    "mean_rate",
+    "mean_before",
+    "mean_length",
     "record_dtype",
     "slide_window",
+    "steps_since_review",
     "sum_by",
+    "upgraded_records",
+    "with_window",
 ]
 
 NO_EPOCH = -1
+NO_STEP = -1
 NO_OUTCOME = -1
 UNKNOWN_GREEDY = -1
 # A prior mean of exactly 0 or 1 has no Beta distribution, so the prior stays this far away from both.
@@ -47,9 +54,44 @@ def record_dtype(window: int) -> np.dtype[Any]:
             ("discounted_tokens", "<f8"),
             ("discounted_lengths", "<f8"),  # number of rollouts behind discounted_tokens
             ("greedy_success", "i1"),
+            ("ever_succeeded", "i1"),
+            (
+                "reviewed_step",
+                "<i8",
+            ),  # step of the latest visit with mixed outcomes or enough rollouts; else of the first
             ("outcomes", "i1", (window,)),  # newest last; NO_OUTCOME where there are fewer rollouts than the window
         ]
     )
+
+
+_SINCE_VERSION_2 = ("ever_succeeded", "reviewed_step")
+
+
+def upgraded_records(records: Array, step: int) -> Array | None:
+    """Records in the layout of today; None if they have none of the layouts that there ever were.
+
+    Args:
+        records: as they were saved; those of an older layout count as visited at ``step``.
+        step: of the latest observation.
+    """
+    outcomes = records.dtype.fields.get("outcomes") if records.dtype.fields else None
+    window = outcomes[0].shape[0] if outcomes is not None and outcomes[0].shape else 0
+    if records.ndim != 1 or window < 1:
+        return None
+    today = record_dtype(window)
+    if records.dtype == today:
+        return records
+    first = np.dtype([(name, today[name]) for name in today.names or () if name not in _SINCE_VERSION_2])
+    if records.dtype != first:
+        return None
+    upgraded = empty_records(len(records), window)
+    for name in first.names or ():
+        upgraded[name] = records[name]
+    counts = ("last_successes", "earlier_successes", "discounted_successes")
+    upgraded["ever_succeeded"] = np.any([records[name] > 0 for name in counts], axis=0)
+    upgraded["ever_succeeded"] |= np.any(records["outcomes"] == 1, axis=1)
+    upgraded["reviewed_step"] = step
+    return upgraded
 
 
 def empty_records(num_records: int, window: int) -> Array:
@@ -57,6 +99,7 @@ def empty_records(num_records: int, window: int) -> Array:
     records["last_epoch"] = NO_EPOCH
     records["earlier_epoch"] = NO_EPOCH
     records["greedy_success"] = UNKNOWN_GREEDY
+    records["reviewed_step"] = NO_STEP
     records["outcomes"] = NO_OUTCOME
     return records
 
@@ -72,6 +115,19 @@ def counts_before(records: Array, epoch: int) -> tuple[Array, Array]:
 def mean_rate(successes: Array, rollouts: Array) -> float:
     mean = float(np.mean(successes / rollouts))
     return min(max(mean, _PRIOR_MEAN_MARGIN), 1.0 - _PRIOR_MEAN_MARGIN)
+
+
+def mean_before(records: Array, epoch: int) -> tuple[float, bool]:
+    """The mean success rate that a prior takes, and whether it stays the same while the epoch runs.
+
+    It is the mean over prompts in the last epoch before ``epoch``; before there is one, that of the epoch so far.
+    """
+    observed_epoch = np.where(records["last_epoch"] < epoch, records["last_epoch"], records["earlier_epoch"])
+    newest = observed_epoch.max()
+    if newest == NO_EPOCH:
+        return mean_rate(records["last_successes"], records["last_rollouts"]), False
+    successes, rollouts = counts_before(records, epoch)
+    return mean_rate(successes[observed_epoch == newest], rollouts[observed_epoch == newest]), True
 
 
 def sum_by(index: Array, values: Array, num_groups: int) -> Array:
@@ -91,6 +147,23 @@ def count_in_epoch(records: Array, prompt_index: Array, outcomes: Array, epoch: 
     records["total_rollouts"] += rollouts
 
 
+def count_prior(records: Array, priors: Array, weight: float) -> None:
+    """Count what was known before the first visit as an earlier visit of ``weight`` rollouts; NaN = nothing."""
+    is_known = ~np.isnan(priors)
+    records["discounted_successes"][is_known] = weight * priors[is_known]
+    records["discounted_failures"][is_known] = weight * (1.0 - priors[is_known])
+
+
+def count_visit(records: Array, prompt_index: Array, outcomes: Array, *, step: int, enough_rollouts: int) -> None:
+    """Note when each prompt was visited, and whether the visit told enough to count as a review."""
+    rollouts = np.bincount(prompt_index, minlength=len(records))
+    successes = sum_by(prompt_index, outcomes, len(records))
+    is_mixed = (successes > 0) & (successes < rollouts)
+    is_review = is_mixed | (rollouts >= enough_rollouts) | (records["reviewed_step"] == NO_STEP)
+    records["reviewed_step"][is_review] = step
+    records["ever_succeeded"][successes > 0] = 1
+
+
 def count_discounted(records: Array, prompt_index: Array, outcomes: Array, discount: float) -> None:
     successes = sum_by(prompt_index, outcomes, len(records))
     failures = sum_by(prompt_index, 1 - outcomes, len(records))
@@ -103,6 +176,18 @@ def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount:
     rollouts = np.bincount(prompt_index, minlength=len(records))
     records["discounted_tokens"] = discount * records["discounted_tokens"] + tokens
     records["discounted_lengths"] = discount * records["discounted_lengths"] + rollouts
+
+
+def steps_since_review(records: Array, step: int) -> Array:
+    """(M,) float64, steps since each prompt was last reviewed; NaN for one that was never seen."""
+    reviewed: Array = records["reviewed_step"]
+    return np.where(reviewed == NO_STEP, np.nan, step - reviewed.astype(np.float64))
+
+
+def mean_length(records: Array) -> float:
+    """Mean over prompts of the mean length of their responses, in tokens; NaN if no length was observed."""
+    known = records[records["discounted_lengths"] > 0]
+    return float(np.mean(known["discounted_tokens"] / known["discounted_lengths"])) if len(known) else float("nan")
 
 
 def slide_window(records: Array, prompt_index: Array, outcomes: Array) -> None:
@@ -120,3 +205,15 @@ def slide_window(records: Array, prompt_index: Array, outcomes: Array) -> None:
     is_kept = from_end <= window
     slid[prompt_of[is_kept], window - from_end[is_kept]] = outcomes[by_prompt][is_kept]
     records["outcomes"] = slid
+
+
+def with_window(records: Array, window: int) -> Array:
+    """The records after an empty one, with a window of another width: of a narrower one, the newest outcomes."""
+    resized = empty_records(1 + len(records), window)
+    for name in records.dtype.names or ():
+        if name != "outcomes":
+            resized[name][1:] = records[name]
+    saved_window = records["outcomes"].shape[1]
+    width = min(window, saved_window)
+    resized["outcomes"][1:, window - width :] = records["outcomes"][:, saved_window - width :]
+    return resized

@@ -9,27 +9,27 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from knapsack_rl import status_records
 from knapsack_rl.arrays import Array
+from knapsack_rl.evidence import Evidence, counted_evidence, with_priors
 from knapsack_rl.identity import prompt_id
-from knapsack_rl.observations import as_lengths, as_list, as_outcomes
+from knapsack_rl.observations import (
+    as_lengths,
+    as_list,
+    as_outcomes,
+    as_rates,
+    check_not_before,
+    refuse_other_than_strings,
+)
 from knapsack_rl.options import integer_at_least, number, one_of
 from knapsack_rl.status_file import TaskStatusError, checked_contents, read_status, write_status
-from knapsack_rl.status_records import (
-    NO_EPOCH,
-    count_discounted,
-    count_in_epoch,
-    count_lengths,
-    counts_before,
-    empty_records,
-    mean_rate,
-    slide_window,
-    sum_by,
-)
+from knapsack_rl.training_state import TrainingState, training_state
 
 __all__ = ["ESTIMATORS", "STATUS_OPTIONS", "TaskStatus", "TaskStatusError", "prompt_id"]
 
@@ -43,6 +43,7 @@ STATUS_OPTIONS = {
     "min_rollouts": integer_at_least(1),
     "discount": number("a number in [0, 1]", lambda value: 0.0 <= value <= 1.0),
     "prior_strength": number("a finite number greater than 0", lambda value: value > 0.0),
+    "prior_weight": number("a finite number greater than 0", lambda value: value > 0.0),
 }
 """What the options of a task status accept, here and in the configuration."""
 
@@ -69,6 +70,7 @@ class TaskStatus:
         discount: weight of a prompt's earlier visits at each new visit, in [0, 1]; used for the beta estimator and
             for the mean response length.
         prior_strength: k above, in rollouts, greater than 0.
+        prior_weight: rollouts that a prompt's own prior (`add_priors`) counts as, greater than 0.
 
     Raises:
         ValueError: an option is unknown or out of range.
@@ -89,9 +91,10 @@ class TaskStatus:
         min_rollouts: int = 1,
         discount: float = 0.5,
         prior_strength: float = 1.0,
+        prior_weight: float = 4.0,
     ) -> None:
         self.estimator, self.window, self.min_rollouts = estimator, window, min_rollouts
-        self.discount, self.prior_strength = discount, prior_strength
+        self.discount, self.prior_strength, self.prior_weight = discount, prior_strength, prior_weight
         for name, option in STATUS_OPTIONS.items():
             if not option.accepts(getattr(self, name)):
                 raise ValueError(f"{name} must be {option.accepted}, got {getattr(self, name)!r}")
@@ -100,10 +103,11 @@ class TaskStatus:
                 f"min_rollouts={self.min_rollouts} can never be reached by a window of {self.window} rollouts; "
                 "lower min_rollouts or widen the window"
             )
-        self._epoch = NO_EPOCH
+        self._epoch = status_records.NO_EPOCH
         self._step = -1
         self._row_of: dict[str, int] = {}
-        self._records = empty_records(1, self.window)
+        self._records = status_records.empty_records(1, self.window)
+        self._priors: dict[str, float] = {}
         self._prior_means: dict[int, float] = {}  # by epoch: fixed while that epoch runs, and costly for many prompts
 
     def __len__(self) -> int:
@@ -128,6 +132,23 @@ class TaskStatus:
         """Step of the latest observation, -1 before the first."""
         return self._step
 
+    def add_priors(self, prompt_ids: Iterable[str], rates: Array | Sequence[float]) -> None:
+        """Take success rates that were known before training for a visit of `prior_weight` rollouts before the first.
+
+        `beta` counts it as an earlier visit, discounted like any other. `previous_epoch` and `window` use it until they
+        have counts of their own. A prompt that was observed already keeps what it has. Priors are options, nothing
+        learned: `state_dict` does not hold them.
+
+        Args:
+            prompt_ids: K ids.
+            rates: (K,) in [0, 1].
+
+        Raises:
+            ValueError: a rate is no number in [0, 1].
+        """
+        prompt_ids, column = as_list(prompt_ids), np.asarray(rates, dtype=np.float64)
+        self._priors.update(zip(prompt_ids, as_rates(column, len(prompt_ids), "priors").tolist(), strict=True))
+
     def success_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> Array:
         """Estimate the success rates of prompts that are about to be sampled in `epoch`.
 
@@ -136,13 +157,15 @@ class TaskStatus:
             epoch: the current epoch, counted from 0; not below the epoch of the latest observation.
 
         Returns:
-            (M,) float64 in [0, 1]; NaN for a prompt that is unseen or has fewer than `min_rollouts` rollouts.
+            (M,) float64 in [0, 1]; NaN for a prompt that is unseen or has fewer than `min_rollouts` rollouts, and has
+            no prior of its own.
 
         Raises:
             ValueError: `epoch` lies before the latest observation.
         """
+        prompt_ids = as_list(prompt_ids)
         records = self._records_of(prompt_ids)
-        successes, failures, is_seen = self._evidence(records, epoch)
+        successes, failures, is_seen = self._evidence(records, prompt_ids, epoch)
         if self.estimator == "beta":
             prior_mean = self._prior_mean(epoch)
             successes = successes + self.prior_strength * prior_mean
@@ -163,8 +186,9 @@ class TaskStatus:
         Returns:
             `(alpha, beta)`, (M,) float64 each, all greater than 0; the prior where `success_rates` is NaN.
         """
+        prompt_ids = as_list(prompt_ids)
         records = self._records_of(prompt_ids)
-        successes, failures, is_seen = self._evidence(records, epoch)
+        successes, failures, is_seen = self._evidence(records, prompt_ids, epoch)
         prior_mean = self._prior_mean(epoch)
         alpha = self.prior_strength * prior_mean + np.where(is_seen, successes, 0.0)
         beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
@@ -185,6 +209,14 @@ class TaskStatus:
         greedy = self._records_of(prompt_ids)["greedy_success"]
         return np.select([greedy == 1, greedy == 0], [rates, 1.0 - rates], default=np.nan)
 
+    def training_state(self, *, epoch: int, step: int) -> TrainingState:
+        """How far training has come when a step is planned; see `TrainingState`."""
+        return training_state(self._records[1 : 1 + len(self)], step=step, epoch=epoch)
+
+    def steps_since_review(self, prompt_ids: Iterable[str], *, step: int) -> Array:
+        """(M,) float64, steps since each prompt's last visit with mixed outcomes or enough rollouts; NaN = unseen."""
+        return status_records.steps_since_review(self._records_of(prompt_ids), step)
+
     def mean_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
         """Mean number of tokens of each prompt's responses, earlier visits weighted down by `discount` per visit.
 
@@ -197,6 +229,16 @@ class TaskStatus:
         np.divide(records["discounted_tokens"], count, out=lengths, where=count > 0)
         return lengths
 
+    def expected_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
+        """As `mean_response_lengths`, with the mean of all prompts for a prompt whose lengths were never observed.
+
+        Returns:
+            (M,) float64 in tokens; NaN only while no length of any prompt was observed.
+        """
+        own = self.mean_response_lengths(prompt_ids)
+        is_unknown = np.isnan(own)
+        return np.where(is_unknown, status_records.mean_length(self._records), own) if is_unknown.any() else own
+
     def observe(
         self,
         prompt_ids: Iterable[str],
@@ -206,6 +248,7 @@ class TaskStatus:
         step: int,
         response_lengths: Array | Sequence[float] | None = None,
         greedy_successes: Array | Sequence[bool] | None = None,
+        enough_rollouts: int = 8,
     ) -> None:
         """Record the outcomes of rollouts. Either all of them are recorded or, on an error, none.
 
@@ -217,6 +260,7 @@ class TaskStatus:
             response_lengths: (B,) response tokens of each rollout, or None if unknown.
             greedy_successes: (B,) bool or {0, 1}: did the greedy rollout of this rollout's prompt succeed? None if
                 there was none. Where the entries of one prompt disagree, the majority counts.
+            enough_rollouts: a visit with so many rollouts counts as a review, whatever they earned.
 
         Raises:
             TypeError: a prompt id is not a string.
@@ -224,28 +268,29 @@ class TaskStatus:
                 or `step` lies before the latest observation.
         """
         prompt_ids = as_list(prompt_ids)
-        foreign = {type(identity).__name__ for identity in prompt_ids if not isinstance(identity, str)}
-        if foreign:
-            raise TypeError(f"prompt ids must be strings as prompt_id makes them, got {', '.join(sorted(foreign))}")
+        refuse_other_than_strings(prompt_ids)
         num_rollouts = len(prompt_ids)
         outcomes = as_outcomes(successes, num_rollouts, "successes")
         lengths = None if response_lengths is None else as_lengths(response_lengths, num_rollouts)
         greedy = None if greedy_successes is None else as_outcomes(greedy_successes, num_rollouts, "greedy_successes")
-        self._check_not_before(epoch, self._epoch, "epoch")
-        self._check_not_before(step, self._step, "step")
+        check_not_before(epoch, self._epoch, "epoch")
+        check_not_before(step, self._step, "step")
 
         self._epoch, self._step = int(epoch), int(step)
         if num_rollouts == 0:
             return
         rows, prompt_index = np.unique(self._add_rows(prompt_ids), return_inverse=True)
         records = self._records[rows]
-        count_in_epoch(records, prompt_index, outcomes, self._epoch)
-        count_discounted(records, prompt_index, outcomes, self.discount)
-        slide_window(records, prompt_index, outcomes)
+        status_records.count_in_epoch(records, prompt_index, outcomes, self._epoch)
+        status_records.count_discounted(records, prompt_index, outcomes, self.discount)
+        status_records.slide_window(records, prompt_index, outcomes)
+        status_records.count_visit(records, prompt_index, outcomes, step=self._step, enough_rollouts=enough_rollouts)
         if lengths is not None:
-            count_lengths(records, prompt_index, lengths, self.discount)
+            status_records.count_lengths(records, prompt_index, lengths, self.discount)
         if greedy is not None:
-            share = sum_by(prompt_index, greedy, len(records)) / np.bincount(prompt_index, minlength=len(records))
+            share = status_records.sum_by(prompt_index, greedy, len(records)) / np.bincount(
+                prompt_index, minlength=len(records)
+            )
             records["greedy_success"] = share > 0.5
         self._records[rows] = records
         if self._epoch not in self._prior_means:
@@ -259,6 +304,7 @@ class TaskStatus:
             "min_rollouts": self.min_rollouts,
             "discount": self.discount,
             "prior_strength": self.prior_strength,
+            "prior_weight": self.prior_weight,
             "epoch": self._epoch,
             "step": self._step,
             "prompt_ids": np.array([identity.encode() for identity in self._row_of], dtype=np.bytes_),
@@ -277,12 +323,7 @@ class TaskStatus:
         row_of, records = checked_contents(state)
         if str(state["estimator"]) != self.estimator:
             logger.info("task status saved with estimator %s continues with %s", state["estimator"], self.estimator)
-        resized = empty_records(1 + len(records), self.window)
-        for name in records.dtype.names or ():
-            if name != "outcomes":
-                resized[name][1:] = records[name]
-        width = min(self.window, records["outcomes"].shape[1])
-        resized["outcomes"][1:, self.window - width :] = records["outcomes"][:, records["outcomes"].shape[1] - width :]
+        resized = status_records.with_window(records, self.window)
         self._row_of, self._records, self._prior_means = row_of, resized, {}
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
@@ -307,13 +348,7 @@ class TaskStatus:
             TaskStatusError: the file is truncated, damaged, of a newer format, or not a task status; names the path.
         """
         state = read_status(Path(path))
-        saved = {
-            "estimator": str(state["estimator"]),
-            "window": int(state["window"]),
-            "min_rollouts": int(state["min_rollouts"]),
-            "discount": float(state["discount"]),
-            "prior_strength": float(state["prior_strength"]),
-        }
+        saved = {name: np.asarray(state[name]).item() for name in STATUS_OPTIONS if name in state}
         status = cls(**{**saved, **options})
         try:
             status.load_state_dict(state)
@@ -328,27 +363,30 @@ class TaskStatus:
 
     def _add_rows(self, prompt_ids: list[str]) -> Array:
         """Row of each id; ids never seen before get the next free rows."""
-        row_of = self._row_of
+        row_of, num_known = self._row_of, len(self._row_of)
         rows = np.array([row_of.setdefault(identity, len(row_of) + 1) for identity in prompt_ids], dtype=np.int64)
-        num_rows = len(row_of) + 1
+        num_before, num_rows = num_known + 1, len(row_of) + 1
         if num_rows > len(self._records):
-            grown = empty_records(max(num_rows, 2 * len(self._records)), self.window)
+            grown = status_records.empty_records(max(num_rows, 2 * len(self._records)), self.window)
             grown[: len(self._records)] = self._records
             self._records = grown
+        if self._priors and num_rows > num_before:
+            new = list(islice(row_of, num_known, None))
+            status_records.count_prior(self._records[num_before:num_rows], self._priors_of(new), self.prior_weight)
         return rows
 
-    def _evidence(self, records: Array, epoch: int) -> tuple[Array, Array, Array]:
-        """(successes, failures, is_seen) that the estimator counts for each record."""
-        self._check_not_before(epoch, self._epoch, "epoch")
-        if self.estimator == "previous_epoch":
-            successes, rollouts = counts_before(records, epoch)
-            return successes, rollouts - successes, rollouts >= self.min_rollouts
-        if self.estimator == "window":
-            successes = np.sum(records["outcomes"] == 1, axis=1).astype(np.float64)
-            failures = np.sum(records["outcomes"] == 0, axis=1).astype(np.float64)
-            return successes, failures, successes + failures >= self.min_rollouts
-        is_seen = records["total_rollouts"] >= self.min_rollouts
-        return records["discounted_successes"], records["discounted_failures"], is_seen
+    def _priors_of(self, prompt_ids: list[str]) -> Array:
+        """(M,) prior of each prompt; NaN where there is none."""
+        return np.array([self._priors.get(identity, np.nan) for identity in prompt_ids])
+
+    def _evidence(self, records: Array, prompt_ids: list[str], epoch: int) -> Evidence:
+        """What the estimator counts for each record, and for those without counts their prior."""
+        check_not_before(epoch, self._epoch, "epoch")
+        evidence = counted_evidence(records, self.estimator, epoch, self.min_rollouts)
+        if not self._priors:
+            return evidence
+        has_counts = records["total_rollouts"] > 0 if self.estimator == "beta" else evidence.is_seen
+        return with_priors(evidence, has_counts, self._priors_of(prompt_ids), self.prior_weight)
 
     def _prior_mean(self, epoch: int) -> float:
         """Mean over prompts of the success rate in the last epoch before `epoch`; see the class docstring."""
@@ -356,19 +394,7 @@ class TaskStatus:
             return self._prior_means[epoch]
         if len(self) == 0:
             return 0.5
-        records = self._records[1 : 1 + len(self)]
-        last_epoch, earlier_epoch = records["last_epoch"], records["earlier_epoch"]
-        observed_epoch = np.where(last_epoch < epoch, last_epoch, earlier_epoch)
-        newest = observed_epoch.max()
-        if newest == NO_EPOCH:
-            return mean_rate(records["last_successes"], records["last_rollouts"])
-        successes, rollouts = counts_before(records, epoch)
-        mean = mean_rate(successes[observed_epoch == newest], rollouts[observed_epoch == newest])
-        self._prior_means = {epoch: mean}
+        mean, is_final = status_records.mean_before(self._records[1 : 1 + len(self)], epoch)
+        if is_final:
+            self._prior_means = {epoch: mean}
         return mean
-
-    @staticmethod
-    def _check_not_before(value: int, latest: int, name: str) -> None:
-        if value < max(latest, 0):
-            expected = "it is counted from 0" if value < 0 else f"{name} {latest} was already observed"
-            raise ValueError(f"{name} {value} is not valid: {expected}. Was the status restored with its checkpoint?")

@@ -16,8 +16,16 @@ import yaml
 from documentation import PAGES, ROOT, anchors, prose
 from omegaconf import OmegaConf
 
-from knapsack_rl import ExplorationConfig, Explorer, Outcomes, knapsack_allocate
-from knapsack_rl.config import DynamicSamplingConfig, SuccessRateConfig
+from knapsack_rl import (
+    ExplorationConfig,
+    Explorer,
+    Outcomes,
+    TrainingState,
+    knapsack_allocate,
+    resolve_value_function,
+)
+from knapsack_rl.config import DynamicSamplingConfig, ReviewConfig, SuccessRateConfig
+from knapsack_rl.value_checks import check_value
 from recipe.knapsack.report.metric_table import with_metric_table
 
 README = (ROOT / "README.md").read_text()
@@ -70,11 +78,12 @@ def test_every_exploration_key_is_in_the_configuration_table_with_its_default():
     sections = [
         ("", ExplorationConfig),
         ("success_rate.", SuccessRateConfig),
+        ("review.", ReviewConfig),
         ("dynamic_sampling.", DynamicSamplingConfig),
     ]
     for prefix, section in sections:
         for field in fields(section):
-            if field.name in ("success_rate", "dynamic_sampling"):
+            if field.name in ("success_rate", "review", "dynamic_sampling"):
                 continue
             key = f"exploration.{prefix}{field.name}"
             row = re.search(rf"^\| `{re.escape(key)}` \| `([^`]*)` \|", CONFIGURATION, re.MULTILINE)
@@ -162,6 +171,16 @@ def test_the_value_function_of_the_documentation_can_be_used():
     exec(python_block(EXTENDING, "# my_values.py"), names)
     budgets = knapsack_allocate([0.05, 0.5, 0.9], 24, value=names["solved_at_least_once"]).budgets
     assert budgets.sum() == 24 and budgets[0] > budgets[1] > budgets[2]
+
+
+def test_the_value_function_of_beliefs_of_the_documentation_decides():
+    names = {}
+    exec(python_block(EXTENDING, "# my_beliefs.py"), names)
+    value = resolve_value_function(names["more_for_the_uncertain"])
+    beliefs = np.array([1.0, 10.0]), np.array([1.0, 10.0])
+    check_value(value, 2, 128)
+    budgets = knapsack_allocate(None, 24, value=value.for_state(TrainingState()), beliefs=beliefs).budgets
+    assert budgets.sum() == 24 and budgets[0] > budgets[1]
 
 
 def test_the_history_of_the_documentation_is_kept(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from knapsack_rl.metrics.forecasts import (
 from knapsack_rl.metrics.gradients import GRADIENT_METRICS, effective_gradient_metrics
 from knapsack_rl.metrics.prompts import PROMPT_METRICS, outcome_metrics
 from knapsack_rl.metrics.step import compute_exploration_metrics
+from knapsack_rl.metrics.tokens import TOKEN_METRICS, token_metrics
 from knapsack_rl.metrics.training import TRAINER_METRICS
 
 __all__ = [
@@ -34,12 +35,14 @@ __all__ = [
     "imbalance",
     "outcome_metrics",
     "prediction_metrics",
+    "token_metrics",
 ]
 
 METRICS: dict[str, MetricDescription] = {
     **GRADIENT_METRICS,
     **PROMPT_METRICS,
     **ALLOCATION_METRICS,
+    **TOKEN_METRICS,
     **FORECAST_METRICS,
     **BALANCE_METRICS,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.gains import Gains
-from knapsack_rl.values import ValueFunction
+from knapsack_rl.value_function import ValueFunction
 
 __all__ = ["CONCAVITY_TOLERANCE", "Problem", "first_convex_point", "group_equal"]
 

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knapsack_rl import task_status
+from knapsack_rl.status_file import write_status
+from knapsack_rl.status_records import _SINCE_VERSION_2
 from knapsack_rl.task_status import ESTIMATORS, TaskStatus, TaskStatusError, prompt_id
 
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1 ="}]
@@ -522,7 +524,7 @@ def rewrite(path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": np.asarray(2)}, "has format version 2, this program reads version 1"),
+        ({"format_version": np.asarray(3)}, "has format version 3, this program reads versions 1 and 2"),
         ({"format_version": None}, "has format version None"),
         ({"step": np.asarray(77)}, "is damaged: its checksum is"),
         ({"checksum": None}, "is damaged: its checksum is none"),
@@ -572,3 +574,19 @@ def test_a_crash_while_saving_leaves_the_earlier_file(tmp_path, monkeypatch):
     trained_status(steps=range(6)).save(path)
     assert TaskStatus.load(path).step == 5
     assert [entry.name for entry in tmp_path.iterdir()] == ["task_status.npz"]
+
+
+def test_a_status_of_the_first_layout_still_loads(tmp_path):
+    status = trained_status()
+    state = status.state_dict()
+    records = state["records"]
+    first = [name for name in records.dtype.names if name not in _SINCE_VERSION_2]
+    old = np.zeros(len(records), dtype=[(name, records.dtype[name]) for name in first])
+    for name in first:
+        old[name] = records[name]
+    write_status(tmp_path / "old.npz", {**state, "records": old, "format_version": 1})
+    loaded = TaskStatus.load(tmp_path / "old.npz")
+    ids, epoch = status.prompt_ids, status.epoch + 1
+    np.testing.assert_array_equal(loaded.success_rates(ids, epoch=epoch), status.success_rates(ids, epoch=epoch))
+    assert loaded.training_state(epoch=epoch, step=9) == status.training_state(epoch=epoch, step=9)
+    assert (loaded.state_dict()["records"]["reviewed_step"] == status.step).all()

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from knapsack_rl import ExplorationConfig, Explorer, Outcomes, Plan, prompt_id
+from knapsack_rl import ExplorationConfig, Explorer, Outcomes, Plan, knapsack_allocate, prompt_id
 from knapsack_rl.dispatch import packed_order
 from knapsack_rl.history import ExplorationHistory, read_history
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.metrics_file import read_metrics
 from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER
 from knapsack_rl.step_parts import STEPS_PER_PART
+from knapsack_rl.token_limit import TokenLimit
 from verl import DataProto
 from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.ray_trainer import take_rows
@@ -94,8 +95,11 @@ class Step:
         ]
         self.known_ids = [prompt_id("benchmark", messages) for messages in self.messages]
         self.true_rates = rng.choice([0.0, 0.05, 0.3, 0.6, 0.9, 1.0], size.known_prompts)
-        self.explorer = Explorer(ExplorationConfig(n_low=size.n_low, n_up=size.n_up, total_budget=size.total_budget))
+        config = ExplorationConfig(n_low=size.n_low, n_up=size.n_up, total_budget=size.total_budget)
+        self.explorer = Explorer(config)
         self._observe_first_epoch(rng)
+        self.limited = Explorer(dataclasses.replace(config, max_expected_tokens="1.0x"))
+        self.limited.load_state_dict(self.explorer.state_dict())
         self.history = ExplorationHistory(folder)
         self.number = 1
         self.prompt_ids = self.known_ids[: size.prompts]
@@ -109,7 +113,7 @@ class Step:
         ids = np.repeat(self.known_ids, 8)
         successes = rng.random(len(ids)) < np.repeat(self.true_rates, 8)
         self.explorer.task_status.observe(
-            ids.tolist(), successes, epoch=0, step=0, response_lengths=np.full(len(ids), 100)
+            ids.tolist(), successes, epoch=0, step=0, response_lengths=np.repeat(100 + 900 * (1 - self.true_rates), 8)
         )
 
     def _make_prompt_batch(self) -> DataProto:
@@ -126,6 +130,9 @@ class Step:
 
     def make_plan(self) -> Plan:
         return self.explorer.plan(self.prompt_ids, epoch=EPOCH, step=self.number)
+
+    def plan_within_tokens(self) -> Plan:
+        return self.limited.plan(self.prompt_ids, epoch=EPOCH, step=self.number)
 
     def packed_order(self) -> np.ndarray:
         lengths = self.explorer.task_status.mean_response_lengths(self.prompt_ids)
@@ -216,13 +223,32 @@ def measure(size: Size, repeats: int, step_milliseconds: float | None = None) ->
     with tempfile.TemporaryDirectory() as folder:
         step = Step(size, Path(folder))
         parts = measure_parts(step, repeats)
-        packed, repetition = milliseconds_of_each([step.packed_order, step.repeat_as_upstream], repeats)
+        packed, repetition, limited = milliseconds_of_each(
+            [step.packed_order, step.repeat_as_upstream, step.plan_within_tokens], repeats
+        )
     title = f"M = {size.prompts}, N_total = {size.total_budget}, {size.known_prompts} known prompts"
     notes = [
         f"  for comparison: exploration.dispatch=packed orders in {packed:.2f} ms,",
-        f"  and upstream's repetition takes {repetition:.2f} ms, which the expansion replaces",
+        f"  upstream's repetition takes {repetition:.2f} ms, which the expansion replaces,",
+        f"  and with exploration.max_expected_tokens=1.0x the plan takes {limited:.2f} ms",
     ]
     return "\n".join([title, table(parts, step_milliseconds), *notes])
+
+
+def measure_token_limit(prompts: int, repeats: int) -> str:
+    """Measure an allocation of eight rollouts for each of so many different prompts, with and without a limit."""
+    rng = np.random.default_rng(0)
+    rates = rng.beta(0.5, 0.5, prompts).clip(1e-4, 1.0 - 1e-4)
+    lengths = 100 + 900 * (1 - rates) * rng.random(prompts) + 200 * rng.random(prompts)
+    limit = TokenLimit(lengths, 8 * float(lengths.sum()))
+    free, limited = milliseconds_of_each(
+        [
+            lambda: knapsack_allocate(rates, 8 * prompts),
+            lambda: knapsack_allocate(rates, 8 * prompts, token_limit=limit),
+        ],
+        repeats,
+    )
+    return f"allocation of M = {prompts}: {free:.2f} ms, within 1.0x of homogeneous tokens {limited:.2f} ms"
 
 
 def measure_beside_run(run_folder: Path, repeats: int) -> str:
@@ -256,6 +282,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     print(measure(Size(), options.repeats))
+    for prompts in (256, 100_000):
+        print(measure_token_limit(prompts, max(3, options.repeats // (prompts // 64))))
     if options.run is not None:
         try:
             print(f"\n{options.run}: " + measure_beside_run(options.run, options.repeats))

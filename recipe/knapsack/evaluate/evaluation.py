@@ -12,8 +12,9 @@ computes.
 The paper's final evaluation allows sequences of 4K tokens for Qwen2.5-Math-7B, 8K for the Qwen3-4B models and 16K for
 DeepSeek-R1-Distill-Qwen-1.5B.
 
-Writes, for each model, a folder with every response (``responses/0.jsonl``), the configuration and the log, and
-``scores.json`` with all scores.
+Writes, for each model, a folder with every response (``responses/0.jsonl``), the configuration, the log and the success
+rate of each prompt (``success_rates.parquet``), which ``exploration.success_rate.prior`` and the planner read. The file
+``scores.json`` has all scores.
 """
 
 from __future__ import annotations
@@ -42,10 +43,16 @@ from recipe.knapsack.evaluate.evaluation_config import (
     evaluation_config,
     find_subject,
 )
-from recipe.knapsack.evaluate.evaluation_data import check_prompt_lengths, read_outcomes, read_prompts
+from recipe.knapsack.evaluate.evaluation_data import (
+    check_prompt_lengths,
+    read_outcomes,
+    read_prompts,
+    write_success_rates,
+)
 
 ROOT = Path(__file__).parents[3]
 _LINES_OF_LOG_SHOWN = 30
+SUCCESS_RATES_FILE = "success_rates.parquet"
 
 
 def _run(module: str, arguments: Sequence[str], log_path: Path) -> None:
@@ -121,6 +128,7 @@ def evaluate(
         _run("verl.trainer.main_ppo", [*location, f"hydra.run.dir={output}", "hydra.output_subdir=null"], log_path)
     threshold = config.exploration.success_threshold
     is_right = read_outcomes(output / RESPONSES_FILE, len(prompts), responses, threshold)
+    write_success_rates(output / SUCCESS_RATES_FILE, prompts, config.data.prompt_key, is_right)
     sources = [row[config.data.reward_fn_key] for row in prompts]
     return score_benchmarks(sources, is_right, powers_of_two(responses) if ks is None else ks)
 

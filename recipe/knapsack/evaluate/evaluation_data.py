@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 from omegaconf import DictConfig, ListConfig
 from transformers import AutoTokenizer
 
+from knapsack_rl.identity import prompt_id
 from recipe.knapsack.evaluate.evaluation_config import EvaluationError
 
 
@@ -33,7 +35,8 @@ def read_prompts(config: DictConfig) -> list[dict[str, Any]]:
         lacking = set(columns) - set(pyarrow.parquet.read_schema(path).names)
         if lacking:
             raise EvaluationError(f"--data: {path} has no column {', '.join(sorted(lacking))}: expected verl's schema.")
-        rows += pyarrow.parquet.read_table(path, columns=columns).to_pylist()
+        with_source = {"data_source"} & set(pyarrow.parquet.read_schema(path).names) - set(columns)
+        rows += pyarrow.parquet.read_table(path, columns=[*columns, *with_source]).to_pylist()
     return rows
 
 
@@ -75,3 +78,26 @@ def read_outcomes(file: Path, prompts: int, responses: int, success_threshold: f
         raise EvaluationError(f"{file} does not hold the responses to a prompt one after the other.")
     outcomes = np.array([entry.get("acc", entry["score"]) for entry in entries], dtype=float)
     return (outcomes > success_threshold).reshape(prompts, responses)
+
+
+def write_success_rates(file: Path, prompts: Sequence[dict[str, Any]], prompt_key: str, is_right: np.ndarray) -> None:
+    """Write each prompt's success rate as a prior of a training (``exploration.success_rate.prior``).
+
+    Args:
+        file: a parquet file with the columns prompt_id, data_source, success_rate and rollouts.
+        prompts: P rows with their messages as text; rows with the same prompt are counted together.
+        prompt_key: the column of the messages.
+        is_right: (P, responses) bool.
+    """
+    sources = [str(row.get("data_source", "")) for row in prompts]
+    ids = [prompt_id(source, row[prompt_key]) for source, row in zip(sources, prompts, strict=True)]
+    distinct, first, of_row = np.unique(ids, return_index=True, return_inverse=True)
+    rollouts = np.bincount(of_row) * is_right.shape[1]
+    successes = np.bincount(of_row, weights=is_right.sum(axis=1))
+    table = {
+        "prompt_id": distinct.tolist(),
+        "data_source": [sources[row] for row in first],
+        "success_rate": successes / rollouts,
+        "rollouts": rollouts,
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), file)

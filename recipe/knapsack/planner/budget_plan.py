@@ -85,7 +85,7 @@ def make_plan(
         for fallback_on in (True, False)
     ]
     with_fallback, without_fallback = (
-        [explorer.allocation(Estimates(**batch.estimates()), total_budget) for batch in batches]
+        [explorer.allocation(Estimates(**batch.estimates()), total_budget, population.state()) for batch in batches]
         for explorer in explorers
     )
     allocations = with_fallback if fallback else without_fallback

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--value",
         default="grpo",
-        help="grpo, rloo, reinforce, remax, expected or package.module:function (default: %(default)s)",
+        help="grpo, rloo, reinforce, remax, expected, easy_to_hard or package.module:function (default: %(default)s)",
     )
     parser.add_argument("--no-fallback", action="store_true", help="leave unsolved prompts at their minimum")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle into batches (default: %(default)s)")

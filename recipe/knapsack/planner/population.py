@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.training_state import TrainingState
 
 
 class PlanError(ValueError):
@@ -48,6 +49,13 @@ class Population:
             "beliefs": self.beliefs,
             "greedy_match_rates": self.greedy_match_rates,
         }
+
+    def state(self) -> TrainingState:
+        """The state of training that a step with these prompts would be planned in, as far as it is known."""
+        rates = self.success_rates[~np.isnan(self.success_rates)]
+        if len(rates) == 0:
+            return TrainingState()
+        return TrainingState(mean_success_rate=float(rates.mean()), never_solved=float(np.mean(rates == 0)))
 
     def counts(self) -> dict[str, int]:
         """Number of prompts by estimated success rate."""

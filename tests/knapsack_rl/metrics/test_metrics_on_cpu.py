@@ -19,6 +19,7 @@ from knapsack_rl.metrics import (
     imbalance,
     outcome_metrics,
     prediction_metrics,
+    token_metrics,
 )
 
 
@@ -51,6 +52,7 @@ def test_every_metric_is_explained_and_every_explanation_has_its_metric():
     step = mixed_step()
     emitted = compute_exploration_metrics(**step).keys() | (
         imbalance(step["prompt_index"], 2, np.ones(30), worker_seconds=np.ones(2)).keys()
+        | token_metrics(step["budgets"], np.ones(len(step["budgets"])), np.ones(30), max_tokens=30.0).keys()
     )
     assert emitted == METRICS.keys()
     for key, description in METRICS.items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from stand_in_workers import TOTAL_BUDGET, WRONG_ANSWER, M, half_of_the_copies, rows_of
 
-from knapsack_rl import knapsack_allocate
+from knapsack_rl import knapsack_allocate, prompt_id
 from knapsack_rl.history import read_history
 from knapsack_rl.metrics_file import read_metrics
 from knapsack_rl.task_status import TaskStatus
@@ -132,6 +132,24 @@ def test_the_configured_estimator_and_value_decide_on_the_budgets(run_steps, tmp
         assert budgets.tolist() == right_budgets.tolist()
     by_default = decisions(history, workers.updates, "grpo")
     assert any(budgets.tolist() != default.tolist() for (_, budgets), (_, default) in zip(made, by_default))
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_prior_decides_on_the_budgets_of_the_first_step(run_steps, tmp_path, warm_start, from_file):
+    rows = pd.read_parquet(warm_start / "train.parquet").head(2 * M)
+    rows["pass_rate"] = np.arange(2 * M) / (2 * M)
+    ids = [prompt_id(source, messages) for source, messages in zip(rows["data_source"], rows["prompt"])]
+    rate_of = dict(zip(ids, rows["pass_rate"]))
+    data, file = tmp_path / "rated.parquet", tmp_path / "prior.csv"
+    rows.to_parquet(data)
+    pd.DataFrame({"prompt_id": ids, "success_rate": rows["pass_rate"]}).to_csv(file, index=False)
+    prior = file if from_file else "pass_rate"
+    _, run_folder = run_steps(2, f"data.train_files={data}", f"exploration.success_rate.prior={prior}")
+    history = history_of(run_folder)
+    assert history["estimate"].tolist() == [pytest.approx(rate_of[identity]) for identity in history["prompt_id"]]
+    for _, step in history.groupby("step"):
+        expected = knapsack_allocate(step["estimate"].to_numpy(), TOTAL_BUDGET, N_LOW, N_UP).budgets
+        assert step["budget"].tolist() == expected.tolist()
 
 
 # ---------------------------------------------------------------- dumps and saving

@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ class Checkpoints:
 
     def _read(self, folder: Path, previous_step: int) -> Checkpoint:
         status_file, state_file = folder / STATUS_FILE, folder / TRAINER_STATE_FILE
-        status = TaskStatus.load(status_file, **asdict(self._success_rate)) if status_file.exists() else None
+        status = TaskStatus.load(status_file, **self._success_rate.status_options) if status_file.exists() else None
         state = read_json(state_file) if state_file.exists() else {}
         if (folder / DATA_LOADER_FILE).exists():
             _check_archive(folder / DATA_LOADER_FILE)

@@ -35,6 +35,7 @@ from verl.trainer.ppo.core_algos import AdvantageEstimator, agg_loss
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
 from verl.trainer.ppo.metric_utils import compute_rollout_policy_metrics, process_validation_metrics
 from verl.trainer.ppo.outcomes import read_outcomes
+from verl.trainer.ppo.priors import prior_of_column, prior_of_file
 from verl.trainer.ppo.prompts import group_names, identify, split_generation_inputs, take_rows
 from verl.trainer.ppo.resource_pools import check_cpu_slots, cpu_pool
 from verl.trainer.ppo.reward import add_rewards, compute_reward, compute_reward_async
@@ -96,6 +97,7 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             adv_estimator=config.algorithm.adv_estimator,
             rollouts_per_prompt=config.actor_rollout_ref.rollout.n,
             allocate=knapsack_allocate,
+            prior=prior_of_file(self.exploration.success_rate),
         )
         self.sampler = self._make_sampler()
         self._prepare_run()
@@ -171,7 +173,11 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             batch.non_tensor_batch.pop("raw_prompt", None)
         with marked_timer("allocate", step.timing):
             plan = self.explorer.plan(
-                prompt_ids, epoch=self.epoch, step=step.number, num_workers=self._rollout_engines()
+                prompt_ids,
+                epoch=self.epoch,
+                step=step.number,
+                num_workers=self._rollout_engines(),
+                prior=prior_of_column(self.exploration.success_rate, batch),
             )
         gen_batch = split_generation_inputs(batch)
         batch.non_tensor_batch["uid"] = group_names(step.number, generation, len(batch))

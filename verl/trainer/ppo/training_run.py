@@ -191,6 +191,7 @@ class TrainingRun:
         if checkpoint.task_status is None:
             logger.warning("Checkpoint %s has no task status: all its prompts count as unseen.", checkpoint.folder)
             return
-        self.explorer.task_status = checkpoint.task_status
+        # The explorer keeps the priors that it was made with.
+        self.explorer.load_state_dict({"task_status": checkpoint.task_status.state_dict()})
         self.epoch = checkpoint.state["epoch"]
         self.cumulative_rollouts = checkpoint.state["cumulative_rollouts"]

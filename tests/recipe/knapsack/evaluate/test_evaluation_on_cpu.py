@@ -10,10 +10,18 @@ import pytest
 from omegaconf import OmegaConf
 from training_process import ROOT
 
+from knapsack_rl import prompt_id
+from knapsack_rl.prior import read_prior
 from recipe.knapsack.dry_run.step_plan import compose
 from recipe.knapsack.evaluate.evaluation import main
 from recipe.knapsack.evaluate.evaluation_config import EvaluationError, Subject, evaluation_config, find_subject
-from recipe.knapsack.evaluate.evaluation_data import check_prompt_lengths, read_outcomes, read_prompts
+from recipe.knapsack.evaluate.evaluation_data import (
+    check_prompt_lengths,
+    read_outcomes,
+    read_prompts,
+    write_success_rates,
+)
+from recipe.knapsack.planner.population import load_population
 from recipe.knapsack.tiny.tiny_task import DATA_SOURCE, STRATEGIES
 from verl.trainer.config.checks import check_config
 
@@ -214,3 +222,16 @@ def test_responses_that_do_not_fit_the_prompts_are_refused(tmp_path, inputs, sai
     file = write_responses(tmp_path / "responses", [{"input": text, "score": 1.0} for text in inputs])
     with pytest.raises(EvaluationError, match=said):
         read_outcomes(file, prompts=2, responses=2, success_threshold=0.0)
+
+
+def test_the_success_rates_of_an_evaluation_are_a_prior_and_an_input_of_the_planner(tmp_path):
+    texts = ("1+1=", "2+2=", "1+1=")
+    prompts = [{"data_source": "sums", "prompt": [{"role": "user", "content": text}]} for text in texts]
+    is_right = np.array([[True, False], [False, False], [True, True]])
+    file = tmp_path / "success_rates.parquet"
+    write_success_rates(file, prompts, "prompt", is_right)
+    ids = [prompt_id("sums", row["prompt"]) for row in prompts[:2]]
+    assert read_prior(file) == {ids[0]: 0.75, ids[1]: 0.0}
+    population = load_population(file, observed_rollouts="rollouts")
+    assert sorted(population.success_rates) == [0.0, 0.75]
+    assert sorted(sum(population.beliefs)) == [3.0, 5.0]  # two and four rollouts, and one of the common prior

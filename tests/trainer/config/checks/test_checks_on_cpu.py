@@ -66,6 +66,17 @@ def test_what_can_run_is_accepted(runnable, defaults):
         ("exploration.total_budget=128", ["infeasible for 128 prompts", "256 to 16384"]),
         ("exploration.n_low=9", ["n_low=9", "infeasible", "1152 to"]),
         ("exploration.n_low=1", ["exploration.n_low=1", "at least 2", "no advantage"]),
+        ("exploration.max_expected_tokens=many", ["exploration.max_expected_tokens='many'", "1.0x"]),
+        ("exploration.max_expected_tokens=-1x", ["exploration.max_expected_tokens='-1x'", "1.0x"]),
+        ("exploration.max_expected_tokens=nanx", ["exploration.max_expected_tokens='nanx'"]),
+        ("exploration.max_expected_tokens=0", ["exploration.max_expected_tokens=0", "above 0"]),
+        ("exploration.max_expected_tokens=10", ["max_expected_tokens=10 cannot be met", "the least possible is 1024"]),
+        ("exploration.max_expected_tokens=0.2x", ["max_expected_tokens=0.2x", "the least possible is 0.25x"]),
+        ("exploration.max_expected_tokens=1x exploration.solver=dp", ["exploration.solver=auto or greedy"]),
+        (
+            "exploration.max_expected_tokens=1x exploration.allocator=homogeneous",
+            ["max_expected_tokens=1x", "exploration.allocator=knapsack"],
+        ),
         ("exploration.value=rank", ["exploration.value='rank'", "grpo"]),
         ("exploration.value=no.such:function", ["exploration.value='no.such:function'"]),
         ("exploration.value=expected", ["exploration.success_rate.estimator=beta"]),
@@ -167,3 +178,28 @@ def test_a_gpu_run_without_a_gpu_names_the_quickstart(runnable, defaults):
         Facts(trains_here=False),
     ):
         check_config(config, defaults, facts)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def f(n, p): return p[:-1]", ["returned shape (8,)"]),
+        ("def f(n, p): return p * float('nan')", ["gave nan for p=0.001"]),
+        ("def f(n, p, tokens): return p", ["depends on tokens, not offered"]),
+        ("def f(n, alpha, beta): return alpha", ["depends on beliefs", "exploration.success_rate.estimator=beta"]),
+        ("def f(n, p, state): return p * state.kl", ["no attribute 'kl'"]),
+        ("def f(n, p): raise RuntimeError('one\\ntwo')", ["failed for n=2", "one two"]),
+        ("def f(n p): return p", ["cannot be imported", "invalid syntax"]),
+    ],
+)
+def test_a_value_function_that_cannot_be_used_is_refused_before_anything_starts(
+    runnable, defaults, tmp_path, monkeypatch, source, said
+):
+    module = f"values_{abs(hash(source))}"
+    (tmp_path / f"{module}.py").write_text(source + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError) as refusal:
+        check_config(compose([*runnable, f"exploration.value='{module}:f'"]), defaults)
+    for part in ["exploration.value", *said]:
+        assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)

@@ -23,11 +23,13 @@ from verl.trainer.config.checks import (
     kinds,
     limits,
     models,
+    prior,
     prompts,
     resume,
     rewards,
     run_folder,
     sampling,
+    token_limit,
     upstream,
 )
 from verl.trainer.config.checks.facts import Facts, joins_existing_cluster, look_around
@@ -74,6 +76,8 @@ IN_ORDER: tuple[Check, ...] = (
 INDEPENDENT: tuple[Check, ...] = (
     kinds.check_checkpoint_contents,
     budgets.check_dynamic_sampling,
+    token_limit.check_token_limit,
+    prior.check_prior,
     rewards.check_reward_manager,
     rewards.check_resampling,
     cpu_slots.check_cpu_slots,
