@@ -36,9 +36,11 @@ from knapsack_rl.theory import (
 )
 from knapsack_rl.values import ValueFunction, resolve_value_function
 from knapsack_rl.version import __version__
+from knapsack_rl.weighting import PROMPT_WEIGHTS, prompt_weights
 
 __all__ = [
     "ADVANTAGE_ESTIMATORS",
+    "PROMPT_WEIGHTS",
     "SOLVERS",
     "Allocation",
     "ConfigError",
@@ -60,6 +62,7 @@ __all__ = [
     "knapsack_allocate",
     "prob_nonzero_gradient",
     "prompt_id",
+    "prompt_weights",
     "reinforce_value",
     "remax_value",
     "resolve_value_function",
