@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from knapsack_rl import PROMPT_WEIGHTS
+from knapsack_rl.config import check_preset
+from knapsack_rl.presets import preset_value
 from recipe.knapsack.studies.learning_prompts import REGIMES, Regime
 from recipe.knapsack.studies.learning_simulation import CLAIRVOYANT, GRPO, PAPER, RULES, Rule, Scale, compare_rules
 
@@ -114,7 +116,9 @@ def _rules(options: argparse.Namespace) -> Sequence[Rule]:
         return RULES
     described = [f"{key}={value}" for key, value in settings.items()]
     described += [f"prompt_weight={options.prompt_weight}"] if options.prompt_weight else []
-    return GRPO, PAPER, Rule(", ".join(described), _nested(settings), options.prompt_weight or "rows"), CLAIRVOYANT
+    check_preset(settings.get("preset"))
+    prompt_weight = options.prompt_weight or preset_value(settings.get("preset"), "algorithm.prompt_weight")
+    return GRPO, PAPER, Rule(", ".join(described), _nested(settings), prompt_weight), CLAIRVOYANT
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -189,6 +189,13 @@ def test_a_rule_of_the_users_own_is_judged(tmp_path, monkeypatch, capsys):
     assert entries[name]["success_rate"] == np.mean([course.success_rates[-1] for course in courses])
 
 
+def test_a_preset_is_judged_with_its_prompt_weights(capsys):
+    assert main([*SMALL_OPTIONS, "--set", "preset=recommended", "--json"]) == 0
+    entry = json.loads(capsys.readouterr().out)["normalised"]["preset=recommended"]
+    rule = Rule("", {"success_rate": {"estimator": "beta"}}, "sqrt")
+    assert entry["success_rate"] == train(rule, REGIMES["normalised"], SMALL, seed=0).success_rates[-1]
+
+
 def test_regimes_are_chosen_by_name_and_their_rate_can_be_changed(capsys):
     assert main([*SMALL_OPTIONS, "--prompt-weight=equal", "--regime=plain", "--regime=interference"]) == 0
     printed = capsys.readouterr().out
@@ -220,6 +227,7 @@ def test_without_a_rule_of_the_users_own_the_projects_are_compared(capsys):
         (["--set", "n_up"], "--set n_up is not accepted: expected KEY=VALUE"),
         (["--set", "n_up.most=3"], "exploration.n_up={'most': 3} is not accepted"),
         (["--set", "n_up=3", "--set", "n_up.most=3"], "--set n_up.most=3 is not accepted: n_up is no section"),
+        (["--set", "preset=best"], "exploration.preset='best' is not accepted: expected null or one of paper, "),
         (["--estimator", "bet"], "exploration.success_rate.estimator='bet' is not accepted"),
         (["--value", "no.such:function"], "no.such"),
         (["--value", "expected", "--set", "n_low=9"], "expected between"),
