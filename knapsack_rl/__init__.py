@@ -38,9 +38,11 @@ from knapsack_rl.training_state import TrainingState
 from knapsack_rl.value_function import ValueFunction
 from knapsack_rl.values import resolve_value_function
 from knapsack_rl.version import __version__
+from knapsack_rl.weighting import PROMPT_WEIGHTS, prompt_weights
 
 __all__ = [
     "ADVANTAGE_ESTIMATORS",
+    "PROMPT_WEIGHTS",
     "SOLVERS",
     "Allocation",
     "ConfigError",
@@ -63,6 +65,7 @@ __all__ = [
     "knapsack_allocate",
     "prob_nonzero_gradient",
     "prompt_id",
+    "prompt_weights",
     "reinforce_value",
     "remax_value",
     "resolve_value_function",

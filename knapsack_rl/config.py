@@ -10,6 +10,7 @@ from typing import Any
 from knapsack_rl.allocation import SOLVERS
 from knapsack_rl.dispatch import DISPATCHES
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
+from knapsack_rl.presets import DEFAULT_PRESET, PRESETS, with_preset
 from knapsack_rl.prior import PRIOR
 from knapsack_rl.task_status import STATUS_OPTIONS
 from knapsack_rl.token_limit import TOKEN_LIMIT
@@ -22,6 +23,7 @@ __all__ = [
     "ExplorationConfig",
     "ReviewConfig",
     "SuccessRateConfig",
+    "check_preset",
 ]
 
 ALLOCATORS = ("knapsack", "homogeneous")
@@ -63,6 +65,18 @@ def _require(section: str, config: Any, options: Mapping[str, Option]) -> None:
         value = getattr(config, key)
         if not option.accepts(value):
             raise ConfigError(f"{section}.{key}={value!r} is not accepted: expected {option.accepted}.")
+
+
+def check_preset(preset: Any) -> None:
+    """Refuse what is neither None nor the name of a preset.
+
+    Raises:
+        ConfigError: naming it and those that there are.
+    """
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
+        raise ConfigError(
+            f"exploration.preset={preset!r} is not accepted: expected null or one of {', '.join(PRESETS)}."
+        )
 
 
 def _section_from_mapping(section: str, section_class: type, values: Mapping[str, Any]) -> Any:
@@ -238,10 +252,18 @@ class ExplorationConfig:
     def from_mapping(cls, values: Mapping[str, Any]) -> ExplorationConfig:
         """Build the config from the ``exploration`` section as plain Python containers.
 
+        The key ``preset`` names one of `PRESETS`, or is None; it gives the keys that ``values`` does not have.
+
         Raises:
             ConfigError: naming the key that is unknown or the value that is not accepted.
+
+        >>> ExplorationConfig.from_mapping({"preset": "recommended", "n_up": 64}).success_rate.estimator
+        'beta'
         """
         values = dict(values)
+        preset = values.pop("preset", DEFAULT_PRESET)
+        check_preset(preset)
+        values = with_preset(preset, values, "exploration")
         sections = {
             "success_rate": SuccessRateConfig,
             "review": ReviewConfig,

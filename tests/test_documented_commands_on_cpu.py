@@ -46,8 +46,10 @@ _SHORT = f"{_THIS}::test_a_short_form_runs"
 _MAKE = f"{_THIS}::test_what_a_target_of_make_runs"
 _SCRIPTS = "examples/test_knapsack_scripts_on_cpu.py"
 _PREPROCESSING = "examples/data_preprocess/test_preprocessing_on_cpu.py"
+_REASONING_GYM = "examples/data_preprocess/test_reasoning_gym_on_cpu.py"
 _BENCHMARKS = "recipe/knapsack/benchmarks/test_benchmarks_on_cpu.py"
 _STUDIES = "recipe/knapsack/studies"
+_LEARNING = f"{_STUDIES}/test_learning_simulation_on_cpu.py"
 _VIEW = "recipe/knapsack/view/test_view_pages_on_cpu.py"
 _REPORT = "recipe/knapsack/report/test_report_on_cpu.py"
 _7B = "bash examples/knapsack_trainer/run_knapsack_grpo_7b.sh"
@@ -103,6 +105,12 @@ COMMANDS = {
     "python examples/data_preprocess/math_evaluation.py": by(
         f"{_PREPROCESSING}::test_every_benchmark_is_scored_and_its_own_ground_truth_is_right", needs="download"
     ),
+    "pip install -r requirements/reasoning_gym.txt": by(
+        "test_requirements_on_cpu.py::test_every_requirement_is_pinned_and_every_file_named_exists",
+        f"{_REASONING_GYM}::test_without_the_package_one_line_says_how_to_install_it",
+    ),
+    "python examples/data_preprocess/reasoning_gym.py --datasets chain_sum gcd --levels 0 2 4 "
+    "--output-dir data/gym": by(f"{_REASONING_GYM}::test_rows_are_in_verls_schema_and_split_over_data_sets_and_levels"),
     "huggingface-cli download Qwen/Qwen2.5-Math-7B --local-dir $RAY_MODEL_HOME/Qwen2.5-Math-7B": NOT_OURS,
     "huggingface-cli login": NOT_OURS,
     f"DRY_RUN=1 {_7B}": by(f"{_SCRIPTS}::test_a_dry_run_accepts_the_script_and_plans_its_step"),
@@ -185,6 +193,15 @@ COMMANDS = {
     "python -m recipe.knapsack.simulate --no-fallback": by(
         f"{_STUDIES}/test_simulate_on_cpu.py::test_command_line_can_switch_the_fallback_off"
     ),
+    "python -m recipe.knapsack.simulate --learning": by(
+        f"{_LEARNING}::test_without_a_rule_of_the_users_own_the_projects_are_compared"
+    ),
+    "python -m recipe.knapsack.simulate --learning --seeds 4 --regime normalised --regime normalised-slow "
+    "--regime interference --regime plain": by(
+        f"{_LEARNING}::test_regimes_are_chosen_by_name_and_their_rate_can_be_changed", needs="minutes"
+    ),
+    "python -m recipe.knapsack.simulate --learning --value my_values:solved_at_least_once --estimator beta "
+    "--prompt-weight sqrt": by(f"{_LEARNING}::test_a_rule_of_the_users_own_is_judged"),
     # Benchmarks
     "python -m recipe.knapsack.benchmark_allocation": by(
         f"{_BENCHMARKS}::test_the_allocation_benchmark_prints_times_and_both_ratios"

@@ -25,6 +25,7 @@ from knapsack_rl import (
     resolve_value_function,
 )
 from knapsack_rl.config import DynamicSamplingConfig, ReviewConfig, SuccessRateConfig
+from knapsack_rl.presets import PRESETS, preset_value
 from knapsack_rl.value_checks import check_value
 from recipe.knapsack.report.metric_table import with_metric_table
 
@@ -107,6 +108,9 @@ def test_the_configuration_table_has_the_keys_that_are_not_upstreams_and_no_othe
     with hydra.initialize_config_module("verl.upstream.trainer.config", version_base=None):
         upstreams = leaves(OmegaConf.to_container(hydra.compose("ppo_trainer"), resolve=False))
     added = {key: value for key, value in leaves(ours).items() if key not in upstreams}
+    for key in PRESETS[added["exploration.preset"]]:
+        assert added[key] == f"${{preset:{key}}}"
+        added[key] = preset_value(added["exploration.preset"], key)
     assert {"exploration.n_up", "algorithm.adv_clip"} <= set(added) and "algorithm.adv_estimator" not in added
     table = dict(re.findall(r"^\| `(\w+\.[\w.]+)` \| `([^`]*)` \|", CONFIGURATION, re.MULTILINE))
     assert {key: yaml.safe_load(default) for key, default in table.items()} == added

@@ -16,6 +16,7 @@ from knapsack_rl.metrics.forecasts import (
     calibration_error,
     prediction_metrics,
 )
+from knapsack_rl.metrics.gradient_shares import GRADIENT_SHARE_METRICS, gradient_share_metrics
 from knapsack_rl.metrics.gradients import GRADIENT_METRICS, effective_gradient_metrics
 from knapsack_rl.metrics.prompts import PROMPT_METRICS, outcome_metrics
 from knapsack_rl.metrics.step import compute_exploration_metrics
@@ -32,6 +33,7 @@ __all__ = [
     "calibration_error",
     "compute_exploration_metrics",
     "effective_gradient_metrics",
+    "gradient_share_metrics",
     "imbalance",
     "outcome_metrics",
     "prediction_metrics",
@@ -40,6 +42,7 @@ __all__ = [
 
 METRICS: dict[str, MetricDescription] = {
     **GRADIENT_METRICS,
+    **GRADIENT_SHARE_METRICS,
     **PROMPT_METRICS,
     **ALLOCATION_METRICS,
     **TOKEN_METRICS,

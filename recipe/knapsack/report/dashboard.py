@@ -57,6 +57,7 @@ SECTIONS: Mapping[str, tuple[Lines | Pictures, ...]] = {
     ),
     "exploration": (
         Lines("Effective-gradient ratio", ("training/effective_gradient_ratio", "training/effective_prompt_ratio")),
+        Lines("Prompts in the gradient", ("gradient_share/prompts",)),
         Lines("Cumulative rollouts", ("training/cumulative_rollouts",)),
         Lines("Prompts all right, all wrong", ("prompt/all_positive_ratio", "prompt/all_negative_ratio")),
         Lines("Prompts with a success", ("prompt/positive_coverage_ratio",)),

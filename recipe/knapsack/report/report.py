@@ -328,6 +328,7 @@ _SHOWN_SETTINGS = (
     "actor_rollout_ref.rollout.n",
     "algorithm.adv_estimator",
     "algorithm.adv_clip",
+    "algorithm.prompt_weight",
     "exploration.allocator",
     "exploration.total_budget",
     "exploration.n_low",

@@ -1,6 +1,7 @@
 """How close does each success-rate estimator come to an allocator that knows the true success rates?
 
     python -m recipe.knapsack.simulate --picture images/simulation.png
+    python -m recipe.knapsack.simulate --learning --help       # how much does a rule learn per rollout?
 
 No language model: a population of prompts at the paper's scale (17,917 prompts, 256 per step, 8 rollouts each on
 average) whose true success rates drift as training proceeds. The real task status and the real allocator see only
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from knapsack_rl import expected_effective_ratio, grpo_value
+from recipe.knapsack.studies import learning_command
 from recipe.knapsack.studies.simulated_allocators import Batch, all_allocators
 from recipe.knapsack.studies.simulated_prompts import ROLLOUTS_PER_PROMPT, Population
 
@@ -170,6 +172,9 @@ def _smooth(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--learning" in arguments:
+        return learning_command.main([argument for argument in arguments if argument != "--learning"])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-prompts", type=int, default=17_917, help="(default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=256, help="prompts per step (default: %(default)s)")

@@ -16,6 +16,7 @@ from knapsack_rl.metrics import (
     calibration_error,
     compute_exploration_metrics,
     effective_gradient_metrics,
+    gradient_share_metrics,
     imbalance,
     outcome_metrics,
     prediction_metrics,
@@ -53,6 +54,7 @@ def test_every_metric_is_explained_and_every_explanation_has_its_metric():
     emitted = compute_exploration_metrics(**step).keys() | (
         imbalance(step["prompt_index"], 2, np.ones(30), worker_seconds=np.ones(2)).keys()
         | token_metrics(step["budgets"], np.ones(len(step["budgets"])), np.ones(30), max_tokens=30.0).keys()
+        | gradient_share_metrics(step["prompt_index"], np.ones(30)).keys()
     )
     assert emitted == METRICS.keys()
     for key, description in METRICS.items():
@@ -202,6 +204,28 @@ def test_beliefs_are_scored_on_seen_prompts_each_counted_once():
     assert metrics["beliefs/calibration_error"] == pytest.approx((0.5 + 0.1) / 2)
 
 
+def test_the_gradient_is_shared_out_by_the_rollouts_of_its_prompts():
+    budgets = np.array([1, 2, 3, 8, 128, 300])
+    prompt_index = np.repeat(np.arange(6), budgets)
+    metrics = gradient_share_metrics(prompt_index, (1.0 / budgets)[prompt_index])
+    shares = {key.removeprefix("gradient_share/budget_"): share for key, share in metrics.items() if "budget" in key}
+    assert shares == pytest.approx(
+        {"1": 1 / 6, "2_3": 2 / 6, "4_7": 0, "8_15": 1 / 6, "16_31": 0, "32_63": 0, "64_127": 0, "128_up": 2 / 6}
+    )
+    assert metrics["gradient_share/largest_prompt"] == pytest.approx(1 / 6)
+    assert metrics["gradient_share/prompts"] == pytest.approx(6)
+
+
+def test_prompts_without_a_gradient_count_by_nothing_but_have_their_range():
+    metrics = gradient_share_metrics(np.array([0, 0, 3, 3, 3, 3]), np.array([2.0, 2.0, 0, 0, 0, 0]))
+    assert metrics["gradient_share/budget_2_3"] == metrics["gradient_share/largest_prompt"] == 1.0
+    assert metrics["gradient_share/budget_4_7"] == 0.0 and metrics["gradient_share/prompts"] == 1.0
+
+
+def test_a_step_without_a_gradient_has_no_shares():
+    assert gradient_share_metrics(np.array([0, 0]), np.zeros(2)) == {}
+
+
 counted_prompts = st.lists(
     st.tuples(st.floats(0, 1), st.integers(0, 8), st.integers(0, 8)).map(lambda row: (row[0], row[1], row[1] + row[2])),
     min_size=1,
@@ -273,6 +297,8 @@ def test_unseen_and_unsampled_prompts_are_not_scored():
         (lambda: effective_gradient_metrics(np.array([0, 2]), np.array([True, True]), 2), r"\[0, 2\), got 0 to 2"),
         (lambda: effective_gradient_metrics(np.array([0, -1]), np.array([True, True]), 2), "got -1 to 0"),
         (lambda: effective_gradient_metrics(np.array([], dtype=int), np.array([]), 2), "at least one rollout"),
+        (lambda: gradient_share_metrics(np.array([], dtype=int), np.array([])), "at least one rollout"),
+        (lambda: gradient_share_metrics(np.array([0, 0]), np.array([1.0])), "prompt_index and pull"),
         (lambda: outcome_metrics(np.array([0, 0]), np.array([True]), np.array([1.0, 1.0]), 1), "successes"),
         (lambda: allocation_metrics(np.array([1, 2]), np.array([0.5]), 1, 8), "budgets and success_rates"),
     ],

@@ -183,6 +183,46 @@ def test_advantages_are_clipped_and_the_clipped_share_is_logged(run_steps):
     assert read_metrics(run_folder)[0]["actor/adv_clip_ratio"] == pytest.approx(clipped)
 
 
+@pytest.mark.parametrize(("prompt_weight", "power"), [("rows", 0.0), ("sqrt", -0.5), ("equal", -1.0)])
+def test_prompts_are_weighted_after_the_clip(run_steps, prompt_weight, power):
+    """Advantages of the clip's bound show the factor alone; the update's shares are logged by budget."""
+    workers, run_folder = run_steps(4, "algorithm.adv_clip=0.01", f"algorithm.prompt_weight={prompt_weight}")
+    batch = workers.updates[-1]
+    rows = rows_of(batch)
+    rollouts = rows.groupby("uid")["uid"].transform("size").to_numpy()
+    assert rollouts.min() < rollouts.max()
+    factor = rollouts**power / np.mean(rollouts**power)
+    magnitude = rows["advantage"].abs().to_numpy()
+    has_gradient = magnitude > 0
+    np.testing.assert_allclose(magnitude[has_gradient], 0.01 * factor[has_gradient], rtol=1e-5)
+
+    metrics = read_metrics(run_folder)[-1]
+    tokens = batch.batch["response_mask"].sum(dim=-1).numpy()
+    pull = magnitude * tokens
+    in_range = (rollouts >= 2) & (rollouts <= 3)
+    assert metrics["gradient_share/budget_2_3"] == pytest.approx(pull[in_range].sum() / pull.sum(), rel=1e-5)
+    shares = pd.Series(pull / pull.sum()).groupby(rows["uid"]).sum()
+    assert metrics["gradient_share/largest_prompt"] == pytest.approx(shares.max(), rel=1e-5)
+    assert metrics["gradient_share/prompts"] == pytest.approx(1 / (shares**2).sum(), rel=1e-5)
+
+
+def test_weights_are_by_the_rollouts_that_are_trained_on(run_steps):
+    """Dynamic sampling leaves rollouts out; what is left of a prompt decides on its weight."""
+    workers, _ = run_steps(
+        4,
+        "algorithm.adv_clip=0.01",
+        "algorithm.prompt_weight=equal",
+        "exploration.dynamic_sampling.enable=true",
+        "trainer.total_epochs=9",
+    )
+    for batch in workers.updates:
+        rows = rows_of(batch)
+        together = rows["advantage"].abs().groupby(rows["uid"]).sum()
+        trained = together[together > 0]  # at the cap on generations others fill the batch
+        assert len(trained) > 1
+        np.testing.assert_allclose(trained, 0.01 * len(rows) / len(together), rtol=1e-5)
+
+
 @pytest.mark.parametrize("cap", [1.5, 4.0])
 def test_the_importance_cap_acts_on_the_loss_where_rollout_and_training_policy_differ(run_steps, cap):
     """Ratio exp(1) = 2.718 between the policies: capped at 1.5, left as it is below 4."""

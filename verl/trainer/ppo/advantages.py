@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-__all__ = ["clip_advantages", "clipped_share", "truncated_importance_weights", "without_single_rollouts"]
+from knapsack_rl.metrics import gradient_share_metrics
+from knapsack_rl.weighting import prompt_weights
+from verl import DataProto
+
+__all__ = [
+    "clip_advantages",
+    "clipped_share",
+    "gradient_shares",
+    "truncated_importance_weights",
+    "weigh_prompts",
+    "without_single_rollouts",
+]
 
 
 def clip_advantages(advantages: torch.Tensor, adv_clip: float | None) -> torch.Tensor:
@@ -42,6 +53,44 @@ def without_single_rollouts(advantages: torch.Tensor, uids: np.ndarray) -> torch
     if not is_alone.any():
         return advantages
     return advantages.masked_fill(torch.from_numpy(is_alone)[:, None], 0.0)
+
+
+def weigh_prompts(advantages: torch.Tensor, uids: np.ndarray, prompt_weight: str) -> torch.Tensor:
+    """Multiply every rollout's advantages by its prompt's weight (`knapsack_rl.weighting`).
+
+    It comes after the clip. The clip bounds how far one rollout stands out from its group; the weight says how much the
+    group counts. In the other order the weight would lift small groups to the bound and take large ones, which the clip
+    is for, below it. A positive factor on a row commutes with PPO's own clipping and with importance weights.
+
+    Args:
+        advantages: (B, response_length) float, of all rollouts that a step trains on.
+        uids: (B,), equal for the rollouts of a prompt.
+        prompt_weight: ``algorithm.prompt_weight``; ``rows`` returns the advantages themselves.
+
+    Example:
+        >>> weigh_prompts(torch.ones(6, 1), np.array(["a", "a", "b", "b", "b", "b"]), "equal").flatten().tolist()
+        [1.5, 1.5, 0.75, 0.75, 0.75, 0.75]
+    """
+    if prompt_weight == "rows":
+        return advantages
+    _, prompt, rollouts = np.unique(uids, return_inverse=True, return_counts=True)
+    weights = torch.from_numpy(prompt_weights(rollouts, prompt_weight)[prompt])
+    return advantages * weights.to(advantages.dtype)[:, None]
+
+
+def gradient_shares(batch: DataProto, loss_agg_mode: str) -> dict[str, float]:
+    """Tell from which prompts the update comes: `knapsack_rl.metrics.gradient_share_metrics` of a batch.
+
+    Args:
+        batch: B rows with ``uid``, ``response_mask``, and ``advantages`` as they are trained on.
+        loss_agg_mode: the actor's; where it takes the mean over a rollout's tokens, so is it done here.
+    """
+    response_mask = batch.batch["response_mask"]
+    pull = (batch.batch["advantages"].abs() * response_mask).sum(dim=-1)
+    if loss_agg_mode == "seq-mean-token-mean":
+        pull = pull / response_mask.sum(dim=-1).clamp(min=1)
+    _, prompt_index = np.unique(batch.non_tensor_batch["uid"], return_inverse=True)
+    return gradient_share_metrics(prompt_index, pull.numpy())
 
 
 def truncated_importance_weights(

@@ -28,7 +28,9 @@ from verl.trainer.config.checks import exploration_config
 from verl.trainer.ppo.advantages import (
     clip_advantages,
     clipped_share,
+    gradient_shares,
     truncated_importance_weights,
+    weigh_prompts,
     without_single_rollouts,
 )
 from verl.trainer.ppo.core_algos import AdvantageEstimator, agg_loss
@@ -281,7 +283,7 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             return batch.union(self.critic_wg.compute_values(batch))
 
     def _add_advantages(self, step: TrainingStep, batch: DataProto) -> DataProto:
-        """Add ``advantages`` (B, response_length): the estimator's, clipped, and weighted where that is configured."""
+        """Add ``advantages`` (B, response_length): the estimator's, clipped, then weighted as configured."""
         algorithm = self.config.algorithm
         with marked_timer("adv", step.timing, color="brown"):
             if algorithm.use_kl_in_reward:
@@ -303,13 +305,16 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             advantages = batch.batch["advantages"]
             if self.explorer.adv_estimator.compares_group:
                 advantages = without_single_rollouts(advantages, batch.non_tensor_batch["uid"])
-            batch.batch["advantages"] = clip_advantages(advantages, algorithm.adv_clip)
+            batch.batch["advantages"] = weigh_prompts(
+                clip_advantages(advantages, algorithm.adv_clip), batch.non_tensor_batch["uid"], algorithm.prompt_weight
+            )
             if algorithm.adv_clip is not None:
                 step.metrics["actor/adv_clip_ratio"] = clipped_share(
                     advantages, batch.batch["response_mask"], algorithm.adv_clip
                 )
             if self.exploration.rollout_is_cap is not None:
                 self._weight_by_importance(step, batch)
+            step.metrics.update(gradient_shares(batch, self.config.actor_rollout_ref.actor.loss_agg_mode))
         self.sampler.read_outcomes(step, batch)
         return batch
 

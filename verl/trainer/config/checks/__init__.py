@@ -57,6 +57,7 @@ IN_ORDER: tuple[Check, ...] = (
     device.check_cluster,
     estimators.check_value_function,
     estimators.check_advantage_clip,
+    estimators.check_prompt_weight,
     estimators.check_importance_cap,
     device.check_workers,
     engine.check_rollout_engine,

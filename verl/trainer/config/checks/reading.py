@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from knapsack_rl.config import ConfigError, ExplorationConfig
+from knapsack_rl.config import ConfigError, ExplorationConfig, check_preset
 
 DATA_KEYS = ("train_files", "val_files")
 REMOTE_PREFIXES = ("hdfs://", "s3://", "gs://", "http://", "https://")
@@ -16,6 +16,7 @@ REMOTE_PREFIXES = ("hdfs://", "s3://", "gs://", "http://", "https://")
 
 def exploration_config(config: DictConfig) -> ExplorationConfig:
     """Return the ``exploration`` section as a checked, frozen dataclass."""
+    check_preset(config.exploration.preset)  # before it is looked up
     return ExplorationConfig.from_mapping(OmegaConf.to_container(config.exploration, resolve=True))
 
 
