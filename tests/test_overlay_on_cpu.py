@@ -204,6 +204,7 @@ def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel
     assert not list(upstream.parent.glob("knapsack_rl*"))
 
 
+@pytest.mark.slow
 def test_the_installed_overlay_leaves_any_other_verl_alone(wheel, tmp_path):
     """With verl 0.9 installed, ``import verl`` is verl 0.9; without any, the method is there all the same."""
     folder = tmp_path / "venv"

@@ -68,6 +68,7 @@ def is_index_reachable() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("uv") is None, reason="needs uv, which resolves in seconds: pip install uv")
 @pytest.mark.parametrize("python_version", ["3.10", "3.11", "3.12"])
 def test_uv_resolves_the_pins_of_the_gpu_environment_together(python_version):

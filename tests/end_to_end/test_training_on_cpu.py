@@ -60,6 +60,7 @@ def step_reached(run_folder: Path) -> int:
     return metrics[-1]["step"] if metrics else 0
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_rollouts_of_a_scheduled_budget(train, few_prompts, tmp_path):
     run = train(
         tmp_path / "run",

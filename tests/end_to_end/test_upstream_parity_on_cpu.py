@@ -9,8 +9,9 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from training_process import TIME_LIMIT_SECONDS
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 # Runs both trainers in one Ray actor and records what each sends to the update and gets back from it.
 COMPARISON = """
@@ -79,7 +80,7 @@ def test_homogeneous_allocation_takes_upstreams_steps(warm_start, tiny_overrides
         cwd=repository,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIME_LIMIT_SECONDS,
     )
     assert process.returncode == 0, process.stderr[-4000:]
     with result.open("rb") as file:

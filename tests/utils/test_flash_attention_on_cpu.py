@@ -32,6 +32,7 @@ BESIDE_FLASH_ATTENTION_4 = AS_ON_A_GPU.replace(
 )
 
 
+@pytest.mark.slow
 def test_the_actor_imports_and_names_what_is_missing_when_it_is_called():
     result = subprocess.run([sys.executable, "-c", AS_ON_A_GPU], capture_output=True, text=True, timeout=120)
     assert "ImportError: flash_attn.bert_padding.unpad_input" in result.stderr
@@ -68,6 +69,7 @@ def test_a_module_of_that_name_is_not_the_package(monkeypatch, tmp_path):
     assert flash_attention.is_flash_attention_installed() is False
 
 
+@pytest.mark.slow
 def test_beside_flash_attention_4_the_actor_imports_too(tmp_path):
     install(tmp_path, "cute/__init__.py")
     imported = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import flash_attn.cute"

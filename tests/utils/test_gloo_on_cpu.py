@@ -50,6 +50,7 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return torch.load(folder / "result.pt")
 
 
+@pytest.mark.slow
 def test_gradients_are_the_mean_over_ranks_whatever_gloo_does(sharded):
     model = make_model()
     torch.stack([model(input_of(rank)).sum() for rank in range(RANKS)]).mean().backward()
@@ -57,10 +58,12 @@ def test_gradients_are_the_mean_over_ranks_whatever_gloo_does(sharded):
         torch.testing.assert_close(gradient, parameter.grad)
 
 
+@pytest.mark.slow
 def test_what_gloo_does_is_known_by_what_it_does(sharded):
     assert sharded["averages"] == (not torch.__version__.startswith("2.8."))
 
 
+@pytest.mark.slow
 def test_its_messages_stay_out_of_the_console_and_all_else_is_shown(repository):
     program = """
 import ctypes, torch

@@ -128,6 +128,7 @@ def rows_in_packed_order():
     return make_rows(lengths[order])
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_gradient_of_one(tmp_path):
     """Rows sorted by length, so that one worker has the long ones, and rows packed by prompt."""
     batches = {"sorted": make_rows(np.sort(uneven_lengths())), "packed": rows_in_packed_order()}

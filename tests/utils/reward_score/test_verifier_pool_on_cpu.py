@@ -250,6 +250,7 @@ def test_one_pool_is_shared_per_process_and_settings():
     assert shared_verifier_pool(2, 1.5) is not shared_verifier_pool(2, 2.5)
 
 
+@pytest.mark.slow
 def test_it_works_inside_a_ray_actor():
     ray = pytest.importorskip("ray")
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)

@@ -538,6 +538,7 @@ def sharded_results(tmp_path_factory):
     return [torch.load(directory / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", WRAPPERS)
 def test_sharded_over_two_ranks_equals_unsharded(sharded_results, strategy):
     results = sharded_results[0][strategy] | sharded_results[1][strategy]
@@ -550,5 +551,6 @@ def test_sharded_over_two_ranks_equals_unsharded(sharded_results, strategy):
     assert expected[0, "before"]["attention_mask"][:, 11:].sum(dim=-1).eq(1).all()
 
 
+@pytest.mark.slow
 def test_ranks_sample_differently(sharded_results):
     assert not sharded_results[0]["sampled"].equal(sharded_results[1]["sampled"])
