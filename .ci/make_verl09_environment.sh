@@ -3,6 +3,7 @@
 # Exit status 3 says that the packages cannot be had here (no network, or a machine that they are not built for).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source .ci/find_python.sh
 folder=${1:?the folder of the environment}
 
 unavailable() {
@@ -11,13 +12,7 @@ unavailable() {
 }
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || unavailable "they are pinned for Linux on x86-64, this is $(uname -sm)"
-python=""
-for candidate in ${BASE_PYTHON:-python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-        python=$candidate
-        break
-    fi
-done
+python=$(find_python 3.11 3.11 python3.11 python3)
 [ -n "$python" ] || unavailable "they are pinned for Python 3.11, which was not found; BASE_PYTHON=/path/to/it names one"
 
 echo "Making the environment $folder with $("$python" --version) (2 to 4 minutes, 3 GB)"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "preset_value", "with_preset"]
+__all__ = ["DEFAULT_PRESET", "PRESETS", "preset_value", "register_preset_resolver", "with_preset"]
 
 DEFAULT_PRESET = "paper"
 
@@ -61,6 +61,19 @@ def with_preset(preset: str | None, settings: Mapping[str, Any], section: str) -
         if prefix == section:
             _set_where_missing(filled, path.split("."), preset_value(preset, key))
     return filled
+
+
+def register_preset_resolver() -> None:
+    """Have OmegaConf read ``${preset:KEY}`` as what ``exploration.preset`` sets the key to.
+
+    In a configuration file it is the value of that key. A user who sets the key replaces it. Needs omegaconf.
+    """
+    from omegaconf import DictConfig, OmegaConf
+
+    def of_preset(key: str, _root_: DictConfig) -> object:
+        return preset_value(_root_.exploration.preset, key)
+
+    OmegaConf.register_new_resolver("preset", of_preset, replace=True)
 
 
 def _set_where_missing(settings: dict[str, Any], path: list[str], value: Any) -> None:

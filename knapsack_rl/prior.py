@@ -22,7 +22,16 @@ from knapsack_rl.arrays import Array
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.options import Option
 
-__all__ = ["PRIOR", "PriorError", "by_prompt", "checked_rates", "is_prior_file", "read_prior", "refuse_unknown"]
+__all__ = [
+    "PRIOR",
+    "PriorError",
+    "by_prompt",
+    "checked_rates",
+    "is_prior_file",
+    "prior_of_file",
+    "read_prior",
+    "refuse_unknown",
+]
 
 RATE = "success_rate"
 _TEXT_COLUMNS = ("prompt_id", "data_source", "prompt")
@@ -71,6 +80,17 @@ def read_prior(path: Path) -> dict[str, float]:
                     f"({len(ids) - len(by_id)} rows repeat a prompt): keep one row for each"
                 )
     return by_id
+
+
+def prior_of_file(prior: str | None) -> dict[str, float] | None:
+    """The rates by prompt id, where ``exploration.success_rate.prior`` names a file; else None.
+
+    Raises:
+        FileNotFoundError, PriorError: as `read_prior`.
+    """
+    if prior is None or not is_prior_file(prior):
+        return None
+    return read_prior(Path(prior).expanduser())
 
 
 def checked_rates(values: Iterable[Any], where: str) -> Array:

@@ -55,7 +55,8 @@ def prompt_weights(budgets: Any, prompt_weight: str) -> Array:
         raise ValueError(f"budgets must be finite numbers above 0, got {rollouts[~is_valid][0]}")
     relative = rollouts / rollouts.mean()
     weights: Array = relative ** (PROMPT_WEIGHTS[prompt_weight] - 1.0)
-    return weights * (rollouts.sum() / (weights @ rollouts))
+    weights *= rollouts.sum() / (weights @ rollouts)
+    return weights
 
 
 def expected_pull(n: int, p: float) -> float:

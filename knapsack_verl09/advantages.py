@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from knapsack_rl.weighting import prompt_weights
+
 __all__ = ["adjust_advantages", "session_of", "uid_of"]
 
 
@@ -25,17 +27,24 @@ def uid_of(key: str) -> str:
 
 
 def adjust_advantages(
-    advantages: Sequence[torch.Tensor], keys: Sequence[str], *, adv_clip: float | None, compares_group: bool
+    advantages: Sequence[torch.Tensor],
+    keys: Sequence[str],
+    *,
+    adv_clip: float | None,
+    compares_group: bool,
+    prompt_weight: str = "rows",
 ) -> tuple[list[torch.Tensor], float]:
-    """Clip advantages, and set those of a session that is alone in its group to 0: it was compared with nothing.
+    """Clip advantages, weigh them by prompt, and set those of a session that is alone in its group to 0.
 
-    verl's group estimators give such a session its raw reward. One arises where other sessions of its prompt failed.
+    A session alone was compared with nothing, and verl's group estimators give it its raw reward. One arises where
+    other sessions of its prompt failed. The weight comes after the clip, as on verl 0.5.
 
     Args:
         advantages: of each trajectory, (its length,) float.
         keys: of each trajectory.
         adv_clip: the bound of their absolute values; None = off.
         compares_group: whether the estimator compares the sessions of a prompt.
+        prompt_weight: ``algorithm.prompt_weight``, one of `knapsack_rl.weighting.PROMPT_WEIGHTS`.
 
     Returns:
         The adjusted advantages, and the share of tokens whose advantage exceeded the clip.
@@ -47,6 +56,7 @@ def adjust_advantages(
     ([[5.0, 5.0], [-0.5], [0.0]], 0.5)
     """
     sessions = Counter(uid_of(session + "_0") for session in {session_of(key) for key in keys})
+    weights = dict(zip(sessions, prompt_weights(list(sessions.values()), prompt_weight).tolist(), strict=True))
     bound = float("inf") if adv_clip is None else adv_clip
     adjusted, clipped, tokens = [], 0, 0
     for values, key in zip(advantages, keys, strict=True):
@@ -54,5 +64,5 @@ def adjust_advantages(
             values = torch.zeros_like(values)
         clipped += int((values.abs() > bound).sum())
         tokens += values.numel()
-        adjusted.append(values.clamp(-bound, bound))
+        adjusted.append(values.clamp(-bound, bound) * weights[uid_of(key)])
     return adjusted, clipped / max(tokens, 1)

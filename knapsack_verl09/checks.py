@@ -8,11 +8,14 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
-from knapsack_rl.config import ConfigError, ExplorationConfig
+from knapsack_rl.config import ConfigError, ExplorationConfig, check_preset
 from knapsack_rl.options import is_number
+from knapsack_rl.prior import PriorError, prior_of_file
 from knapsack_rl.status_file import TaskStatusError
 from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.value_checks import check_value
 from knapsack_rl.values import resolve_value_function
+from knapsack_rl.weighting import PROMPT_WEIGHTS
 
 __all__ = ["TRAINER_MODES", "check_config", "exploration_config"]
 
@@ -33,6 +36,7 @@ def exploration_config(config: DictConfig) -> ExplorationConfig:
     Raises:
         ConfigError: a key is unknown or a value is not accepted.
     """
+    check_preset(config.exploration.preset)  # other keys are read by it
     return ExplorationConfig.from_mapping(OmegaConf.to_container(config.exploration, resolve=True))
 
 
@@ -82,6 +86,11 @@ def _check_advantages(config: DictConfig, exploration: ExplorationConfig) -> Non
     name, adv_clip = config.algorithm.adv_estimator, config.algorithm.adv_clip
     if adv_clip is not None and not (is_number(adv_clip) and adv_clip > 0):
         raise ConfigError(f"algorithm.adv_clip={adv_clip!r} is not accepted: expected null or a number above 0.")
+    if config.algorithm.prompt_weight not in PROMPT_WEIGHTS:
+        raise ConfigError(
+            f"algorithm.prompt_weight={config.algorithm.prompt_weight!r} is not accepted: expected one of "
+            f"{', '.join(PROMPT_WEIGHTS)}."
+        )
     if name == "remax":
         raise ConfigError(
             "algorithm.adv_estimator=remax is not accepted on verl 0.9: its trainers draw no greedy response."
@@ -107,6 +116,7 @@ def _check_value(adv_estimator: str, exploration: ExplorationConfig) -> None:
     try:
         name = exploration.value or value_for_adv_estimator(adv_estimator)
         function = resolve_value_function(name)
+        check_value(function, exploration.n_low, exploration.n_up)
     except (ValueError, ImportError, AttributeError) as error:
         key = "exploration.value" if exploration.value else "algorithm.adv_estimator"
         raise ConfigError(f"{key}={exploration.value or adv_estimator!r} is not accepted: {error}") from error
@@ -161,6 +171,14 @@ def _check_files(config: DictConfig, exploration: ExplorationConfig) -> None:
                 raise ConfigError(f"{key}={file} does not exist.")
 
 
+def _check_prior(config: DictConfig, exploration: ExplorationConfig) -> None:
+    prior = exploration.success_rate.prior
+    try:
+        prior_of_file(prior)
+    except (OSError, PriorError) as error:
+        raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error
+
+
 def _check_task_status(config: DictConfig, exploration: ExplorationConfig) -> None:
     path = config.knapsack.task_status
     if path is None:
@@ -179,5 +197,6 @@ _CHECKS: tuple[Callable[[DictConfig, ExplorationConfig], None], ...] = (
     _check_advantages,
     _check_budgets,
     _check_files,
+    _check_prior,
     _check_task_status,
 )

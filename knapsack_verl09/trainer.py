@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
@@ -19,6 +20,7 @@ from transfer_queue import KVBatchMeta
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.prior import checked_rates, is_prior_file, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
 from knapsack_rl.task_status import TaskStatus
 from knapsack_verl09.advantages import adjust_advantages, uid_of
@@ -44,6 +46,22 @@ def identify(batch: TensorDict) -> list[str]:
     return [prompt_id(str(source), messages) for source, messages in zip(sources, batch["raw_prompt"], strict=True)]
 
 
+def prior_of_column(prior: str | None, batch: TensorDict) -> np.ndarray | None:
+    """(M,) success rates in [0, 1] of a batch, where ``exploration.success_rate.prior`` names a column; else None.
+
+    Raises:
+        ValueError: the batch has no such column, or it holds something that is no success rate.
+    """
+    if prior is None or is_prior_file(prior):
+        return None
+    if prior not in batch.keys():
+        raise ValueError(
+            f"exploration.success_rate.prior={prior}: the data set's rows have no such column but "
+            f"{', '.join(batch.keys())}"
+        )
+    return checked_rates(list(batch[prior]), f"exploration.success_rate.prior={prior}: the batch")
+
+
 class KnapsackTrainer(PPOTrainer):
     """A trainer of verl whose every batch of prompts shares a fixed number of rollouts.
 
@@ -63,6 +81,7 @@ class KnapsackTrainer(PPOTrainer):
             exploration,
             adv_estimator=config.algorithm.adv_estimator,
             rollouts_per_prompt=config.actor_rollout_ref.rollout.n,
+            prior=prior_of_file(exploration.success_rate.prior),
         )
         self.groups = Groups(self.explorer, exploration.success_threshold)
         self.files = RunFiles(Path(config.trainer.default_local_dir).absolute(), exploration.success_rate)
@@ -98,7 +117,12 @@ class KnapsackTrainer(PPOTrainer):
 
     def _submit_batch_to_rollout(self, batch: TensorDict) -> int:
         with marked_timer("allocate", self.timing_raw):
-            plan = self.explorer.plan(identify(batch), epoch=self.epoch, step=self.global_steps)
+            plan = self.explorer.plan(
+                identify(batch),
+                epoch=self.epoch,
+                step=self.global_steps,
+                prior=prior_of_column(self.explorer.config.success_rate.prior, batch),
+            )
         self.groups.add(plan, list(batch["uid"]))
         # verl's agent loop runs so many sessions of each prompt. Where verl keeps prompts for a resume, it keeps this.
         batch["__rollout_n__"] = torch.as_tensor(plan.budgets)
@@ -130,7 +154,11 @@ class KnapsackTrainer(PPOTrainer):
         )
         adv_clip = self.config.algorithm.adv_clip
         adjusted, clipped_share = adjust_advantages(
-            advantages, keys, adv_clip=adv_clip, compares_group=self.explorer.adv_estimator.compares_group
+            advantages,
+            keys,
+            adv_clip=adv_clip,
+            compares_group=self.explorer.adv_estimator.compares_group,
+            prompt_weight=self.config.algorithm.prompt_weight,
         )
         if adv_clip is not None:
             metrics["actor/adv_clip_ratio"] = clipped_share

@@ -115,7 +115,7 @@ COMMANDS = {
     "huggingface-cli login": NOT_OURS,
     f"DRY_RUN=1 {_7B}": by(f"{_SCRIPTS}::test_a_dry_run_accepts_the_script_and_plans_its_step"),
     _7B: by(f"{_SCRIPTS}::test_a_script_has_the_settings_of_the_paper", needs="GPUs"),
-    f"{_7B} exploration.success_rate.estimator=beta": by(f"{_SCRIPTS}::test_an_appended_override_wins", needs="GPUs"),
+    f"{_7B} exploration.preset=recommended": by(f"{_SCRIPTS}::test_an_appended_override_wins", needs="GPUs"),
     f"{_7B} trainer.total_training_steps=4 trainer.save_freq=2 trainer.val_before_train=false trainer.test_freq=-1 "
     "trainer.logger=[] trainer.experiment_name=first_steps": by(
         f"{_SCRIPTS}::test_an_appended_override_wins", needs="GPUs"

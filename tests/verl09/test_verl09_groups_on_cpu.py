@@ -87,6 +87,15 @@ def test_a_session_alone_has_no_advantage_and_a_padding_free_group_keeps_its_own
     assert [row.tolist() for row in kept] == [row.tolist() for row in values] and clipped == 0
 
 
+def test_prompts_count_by_their_weight_after_the_clip():
+    keys = ["a_0_0", "a_1_0", *(f"b_{session}_0" for session in range(8))]
+    adjusted, _ = adjust_advantages(
+        [torch.tensor([6.0])] * len(keys), keys, adv_clip=5.0, compares_group=True, prompt_weight="equal"
+    )
+    pulls = torch.cat(adjusted)
+    assert pulls[:2].sum() == pytest.approx(pulls[2:].sum()) and pulls.mean() == pytest.approx(5.0)
+
+
 def test_a_session_is_read_by_its_last_output_and_its_verdict(monkeypatch):
     rows = {
         "a_0_0": {"rm_scores": [0.0, 0.3], "response_mask": [1, 1], "extra": {"reward_extra_info": {"acc": True}}},

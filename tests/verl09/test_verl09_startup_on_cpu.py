@@ -77,6 +77,11 @@ def test_the_packaged_file_is_accepted_and_says_what_the_method_says():
             ["exploration.total_budget=64", "algorithm.filter_groups.enable=true"],
             "exploration.total_budget=64 is not accepted where verl replaces prompts",
         ),
+        (["exploration.preset=best"], "exploration.preset='best' is not accepted: expected null or one of"),
+        (["algorithm.prompt_weight=log"], "algorithm.prompt_weight='log' is not accepted: expected one of rows, sqrt"),
+        (["exploration.max_expected_tokens=-1"], "exploration.max_expected_tokens=-1 is not accepted"),
+        (["exploration.review.after_steps=0"], "exploration.review.after_steps=0 is not accepted"),
+        (["exploration.success_rate.prior=nowhere.csv"], "exploration.success_rate.prior=nowhere.csv is not accepted"),
         (["data.train_files=nowhere.parquet"], "data.train_files=nowhere.parquet does not exist."),
         (["knapsack.task_status=nowhere.npz"], "knapsack.task_status=nowhere.npz is not accepted"),
     ],
@@ -102,6 +107,21 @@ def test_what_cannot_run_is_refused_in_a_line(overrides, said):
 )
 def test_what_can_run_is_accepted(overrides):
     check_config(composed(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "estimator", "prompt_weight"),
+    [
+        ([], "previous_epoch", "rows"),
+        (["exploration.preset=recommended"], "beta", "sqrt"),
+        (["exploration.preset=recommended", "algorithm.prompt_weight=equal"], "beta", "equal"),
+    ],
+)
+def test_a_preset_sets_what_is_not_set(overrides, estimator, prompt_weight):
+    config = composed(*overrides)
+    check_config(config)
+    assert exploration_config(config).success_rate.estimator == estimator
+    assert config.algorithm.prompt_weight == prompt_weight
 
 
 def test_a_damaged_task_status_is_refused(tmp_path):

@@ -14,8 +14,9 @@ from stand_in_workers import TOTAL_BUDGET, M, StandInWorkers, half_of_the_copies
 from knapsack_rl.history import read_history
 from knapsack_rl.metrics_file import read_metrics
 from verl import DataProto
+from verl.trainer.ppo.advantages import clip_advantages, truncated_importance_weights
 from verl.trainer.ppo.core_algos import compute_policy_loss
-from verl.trainer.ppo.ray_trainer import clip_advantages, compute_response_mask, truncated_importance_weights
+from verl.trainer.ppo.ray_trainer import compute_response_mask
 from verl.utils.checkpoint_state import step_of, whole_checkpoints
 
 ASYNCHRONOUS = (

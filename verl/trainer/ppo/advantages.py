@@ -14,6 +14,7 @@ __all__ = [
     "clipped_share",
     "gradient_shares",
     "truncated_importance_weights",
+    "weigh_by_importance",
     "weigh_prompts",
     "without_single_rollouts",
 ]
@@ -105,3 +106,20 @@ def truncated_importance_weights(
         tensor([2., 1.])
     """
     return torch.exp(training_log_probs - rollout_log_probs).clamp(max=cap).detach()
+
+
+def weigh_by_importance(batch: DataProto, cap: float) -> dict[str, float]:
+    """Multiply the advantages of a batch, in place, by truncated importance weights; return metrics.
+
+    Args:
+        batch: B rows with ``advantages``, ``old_log_probs``, ``rollout_log_probs`` and ``response_mask``.
+        cap: ``exploration.rollout_is_cap``.
+    """
+    columns = batch.batch
+    weights = truncated_importance_weights(columns["old_log_probs"], columns["rollout_log_probs"], cap)
+    columns["advantages"] = columns["advantages"] * weights
+    on_response = weights[columns["response_mask"].bool()]
+    return {
+        "training/rollout_is_weight_mean": on_response.mean().item(),
+        "training/rollout_is_capped_ratio": (on_response >= cap).float().mean().item(),
+    }

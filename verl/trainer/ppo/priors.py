@@ -1,23 +1,14 @@
-"""Success rates that are known before training, from the file or the column that the configuration names."""
+"""Success rates that are known before training, from the column that the configuration names."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 
 from knapsack_rl.config import SuccessRateConfig
-from knapsack_rl.prior import checked_rates, is_prior_file, read_prior
+from knapsack_rl.prior import checked_rates, is_prior_file
 from verl import DataProto
 
-__all__ = ["prior_of_column", "prior_of_file"]
-
-
-def prior_of_file(config: SuccessRateConfig) -> dict[str, float] | None:
-    """The rates by prompt id; None if the configuration names no file."""
-    if config.prior is None or not is_prior_file(config.prior):
-        return None
-    return read_prior(Path(config.prior).expanduser())
+__all__ = ["prior_of_column"]
 
 
 def prior_of_column(config: SuccessRateConfig, batch: DataProto) -> np.ndarray | None:

@@ -21,6 +21,7 @@ import torch
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.outcomes import Outcomes
+from knapsack_rl.prior import prior_of_file
 from verl import DataProto
 from verl.experimental.dataset.sampler import AbstractCurriculumSampler
 from verl.protocol import pad_dataproto_to_divisor, unpad_dataproto
@@ -29,7 +30,7 @@ from verl.trainer.ppo.advantages import (
     clip_advantages,
     clipped_share,
     gradient_shares,
-    truncated_importance_weights,
+    weigh_by_importance,
     weigh_prompts,
     without_single_rollouts,
 )
@@ -37,7 +38,7 @@ from verl.trainer.ppo.core_algos import AdvantageEstimator, agg_loss
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
 from verl.trainer.ppo.metric_utils import compute_rollout_policy_metrics, process_validation_metrics
 from verl.trainer.ppo.outcomes import read_outcomes
-from verl.trainer.ppo.priors import prior_of_column, prior_of_file
+from verl.trainer.ppo.priors import prior_of_column
 from verl.trainer.ppo.prompts import group_names, identify, split_generation_inputs, take_rows
 from verl.trainer.ppo.resource_pools import check_cpu_slots, cpu_pool
 from verl.trainer.ppo.reward import add_rewards, compute_reward, compute_reward_async
@@ -99,7 +100,7 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             adv_estimator=config.algorithm.adv_estimator,
             rollouts_per_prompt=config.actor_rollout_ref.rollout.n,
             allocate=knapsack_allocate,
-            prior=prior_of_file(self.exploration.success_rate),
+            prior=prior_of_file(self.exploration.success_rate.prior),
         )
         self.sampler = self._make_sampler()
         self._prepare_run()
@@ -313,18 +314,10 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
                     advantages, batch.batch["response_mask"], algorithm.adv_clip
                 )
             if self.exploration.rollout_is_cap is not None:
-                self._weight_by_importance(step, batch)
+                step.metrics.update(weigh_by_importance(batch, self.exploration.rollout_is_cap))
             step.metrics.update(gradient_shares(batch, self.config.actor_rollout_ref.actor.loss_agg_mode))
         self.sampler.read_outcomes(step, batch)
         return batch
-
-    def _weight_by_importance(self, step: TrainingStep, batch: DataProto) -> None:
-        cap = self.exploration.rollout_is_cap
-        weights = truncated_importance_weights(batch.batch["old_log_probs"], batch.batch["rollout_log_probs"], cap)
-        batch.batch["advantages"] = batch.batch["advantages"] * weights
-        on_response = weights[batch.batch["response_mask"].bool()]
-        step.metrics["training/rollout_is_weight_mean"] = on_response.mean().item()
-        step.metrics["training/rollout_is_capped_ratio"] = (on_response >= cap).float().mean().item()
 
     # ---------------------------------------------------------------- update
 
