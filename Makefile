@@ -15,6 +15,7 @@ VLLM_VENV := .venv-vllm
 PINS_VENV := .venv-pins
 VERL09_VENV := .venv-verl09
 PINS_TESTS := tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
+VERL09_MARKS ?=
 RUNS ?= runs
 SEEDS ?= 4
 STEPS ?= 240
@@ -59,7 +60,7 @@ $(VERL09_VENV)/.complete: requirements/verl09-cpu.txt
 	bash .ci/make_verl09_environment.sh $(VERL09_VENV)
 
 test-verl09: $(VERL09_VENV)/.complete
-	$(VERL09_VENV)/bin/python -m pytest --numprocesses=0 --durations=15 tests/verl09
+	$(VERL09_VENV)/bin/python -m pytest --numprocesses=0 --durations=15 -m "$(VERL09_MARKS)" tests/verl09
 
 compare: $(ENVIRONMENT)
 	$(PYTHON) -m recipe.knapsack.compare --output $(RUNS)/compare --seeds $(SEEDS) --steps $(STEPS)

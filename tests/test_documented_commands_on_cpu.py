@@ -216,6 +216,10 @@ COMMANDS = {
         "recipe/knapsack/benchmarks/test_benchmark_overhead_on_cpu.py::test_a_run_is_measured_at_its_own_size"
     ),
     "python -m recipe.knapsack.benchmark_rewards --num-workers 2": by(_SHORT),
+    "python -m recipe.knapsack.benchmark_grading tests/utils/reward_score/grading_cases.jsonl "
+    "tests/utils/reward_score/outside_cases.jsonl": by(
+        "recipe/knapsack/benchmarks/test_benchmark_grading_on_cpu.py::test_each_grader_is_counted_against_the_labels"
+    ),
     ".venv-vllm/bin/python -m recipe.knapsack.benchmark_prefix_cache": by(_SHORT, needs="minutes"),
 }
 
@@ -312,7 +316,7 @@ TARGETS = {
     "lint": "python -m ruff format --check .",
     "test-vllm": ".venv-vllm/bin/python -m pytest --numprocesses=0 tests/vllm_engine "
     "tests/utils/test_newer_versions_on_cpu.py",
-    "test-verl09": ".venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 tests/verl09",
+    "test-verl09": ".venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 -m  tests/verl09",
     "test-pins": "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-pins/bin/python -m pytest --numprocesses=2 "
     "--dist=loadfile --durations=15 tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py "
     "tests/utils/test_newer_versions_on_cpu.py",

@@ -126,6 +126,7 @@ def assert_first_plan_follows(run: RecordedRun, step: int, status: TaskStatus) -
     assert dict(zip(plan.prompt_ids, plan.budgets.tolist())) == budgets_of(run, step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [STEPS_OF_AN_EPOCH, STEPS_OF_AN_EPOCH + 1], ids=["between_epochs", "within_an_epoch"])
 def test_a_resumed_run_repeats_the_budgets_to_the_bit(killed_and_resumed, train, tmp_path, step):
     _, as_killed, _ = killed_and_resumed
@@ -181,6 +182,7 @@ def test_homogeneous_is_grpo_and_its_failed_sessions_shrink_their_groups(train, 
     assert all(trained[step] + run.padding.get(step, 0) == ROLLOUTS_OF_A_STEP for step in trained.index)
 
 
+@pytest.mark.slow
 def test_colocate_async_plans_with_what_it_knows_and_resumes(train, tiny_task, tmp_path):
     folder = tmp_path / "run"
     colocated = ("trainer.v1.trainer_mode=knapsack_colocate_async", "trainer.save_freq=1")

@@ -2,8 +2,9 @@
 
     python -m recipe.knapsack.benchmark_grading tests/utils/reward_score/grading_cases.jsonl
 
-A line of a file is one case: ``response``, ``ground_truth``, ``expected`` (is it right?), ``data_source`` and ``kind``. Three
-graders see the same cases: this one; math-verify on the answers that this one extracts; math-verify on whole responses.
+A line of a file is one case: ``response``, ``ground_truth``, ``expected`` (is it right?), ``data_source`` and ``kind``.
+Three graders see the same cases: this one; math-verify on the answers that this one extracts; math-verify on whole
+responses.
 """
 
 from __future__ import annotations
