@@ -138,6 +138,10 @@ COMMANDS = {
     "python -m recipe.knapsack.plan": by(
         "recipe/knapsack/planner/test_plan_on_cpu.py::test_table_shows_ratios_and_histogram"
     ),
+    "python -m recipe.knapsack.plan success_rates.parquet --observed-rollouts rollouts": by(
+        "recipe/knapsack/evaluate/test_evaluation_on_cpu.py::"
+        "test_the_success_rates_of_an_evaluation_are_a_prior_and_an_input_of_the_planner"
+    ),
     "python -m recipe.knapsack.plan --help": by(
         "recipe/knapsack/planner/test_plan_on_cpu.py::test_runs_as_a_module_and_explains_itself"
     ),
@@ -316,7 +320,7 @@ TARGETS = {
     "lint": "python -m ruff format --check .",
     "test-vllm": ".venv-vllm/bin/python -m pytest --numprocesses=0 tests/vllm_engine "
     "tests/utils/test_newer_versions_on_cpu.py",
-    "test-verl09": ".venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 -m  tests/verl09",
+    "test-verl09": '.venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 -m "" tests/verl09',
     "test-pins": "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-pins/bin/python -m pytest --numprocesses=2 "
     "--dist=loadfile --durations=15 tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py "
     "tests/utils/test_newer_versions_on_cpu.py",
