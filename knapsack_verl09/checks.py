@@ -36,7 +36,7 @@ def exploration_config(config: DictConfig) -> ExplorationConfig:
     Raises:
         ConfigError: a key is unknown or a value is not accepted.
     """
-    check_preset(config.exploration.preset)  # other keys are read by it
+    check_preset(config.exploration.get("preset"))  # other keys are read by it
     return ExplorationConfig.from_mapping(OmegaConf.to_container(config.exploration, resolve=True))
 
 

@@ -16,7 +16,7 @@ REMOTE_PREFIXES = ("hdfs://", "s3://", "gs://", "http://", "https://")
 
 def exploration_config(config: DictConfig) -> ExplorationConfig:
     """Return the ``exploration`` section as a checked, frozen dataclass."""
-    check_preset(config.exploration.preset)  # before it is looked up
+    check_preset(config.exploration.get("preset"))  # before it is looked up; runs of earlier versions have none
     return ExplorationConfig.from_mapping(OmegaConf.to_container(config.exploration, resolve=True))
 
 
