@@ -7,5 +7,5 @@ under two names exists twice.
 
 from pathlib import Path
 
-_FOLDERS_OF_COMMANDS = ("report", "planner", "dry_run", "tiny", "studies", "benchmarks")
+_FOLDERS_OF_COMMANDS = ("report", "planner", "dry_run", "tiny", "studies", "worlds", "benchmarks")
 __path__ += [str(Path(__file__).with_name(folder)) for folder in _FOLDERS_OF_COMMANDS]
