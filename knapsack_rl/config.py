@@ -209,7 +209,7 @@ class BudgetSchedule:
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """How many rollouts each prompt gets; see the README's configuration table for every key.
+    """How many rollouts each prompt gets; see `docs/configuration.md` for every key.
 
     Raises:
         ConfigError: a value is out of range or of the wrong type.

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from recorded_run import (
     RecordedRun,
@@ -17,7 +18,7 @@ from recorded_run import (
 )
 from small_run import PROMPTS, PROMPTS_OF_A_STEP, ROLLOUTS
 
-from knapsack_rl import ExplorationConfig, Explorer, TaskStatus
+from knapsack_rl import ExplorationConfig, Explorer, TaskStatus, prompt_id
 
 ROLLOUTS_OF_A_STEP = PROMPTS_OF_A_STEP * ROLLOUTS
 STEPS_OF_AN_EPOCH = PROMPTS // PROMPTS_OF_A_STEP
@@ -105,6 +106,13 @@ def test_the_report_opens_the_run(killed_and_resumed):
     run = load_run(killed_and_resumed[0])
     assert run.problems == () and run.last_step == LAST_STEP
     assert len(run.history) == 3 * PROMPTS and run.setting("exploration.allocator") == "knapsack"
+
+
+def test_prompts_are_known_by_what_verl_05_knows_them_by(killed_and_resumed, tiny_task):
+    """The ids are those of content, made from the data alone; so a task status of either verl serves the other."""
+    status = TaskStatus.load(killed_and_resumed[0] / f"global_step_{LAST_STEP}" / "task_status.npz")
+    data = pd.read_parquet(tiny_task / "train.parquet")
+    assert set(status.prompt_ids) == set(map(prompt_id, data["data_source"], data["prompt"]))
 
 
 def test_the_killed_run_goes_on_from_its_last_checkpoint(killed_and_resumed, tiny_task):

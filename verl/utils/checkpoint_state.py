@@ -18,9 +18,21 @@ logger = logging.getLogger(__name__)
 MODEL_PARTS = ("actor", "critic")
 """Sub-folders of a checkpoint that hold weights."""
 
+DATA_LOADER_FILE = "data.pt"
+"""File of a checkpoint that holds verl's state of the data loader."""
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that was asked for by name cannot be used; the message names the file and the fault."""
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder of this name is a checkpoint.
+
+    >>> is_checkpoint_name("global_step_40"), is_checkpoint_name("global_step_"), is_checkpoint_name("40")
+    (True, False, False)
+    """
+    return name.startswith(CHECKPOINT_PREFIX) and name.removeprefix(CHECKPOINT_PREFIX).isdecimal()
 
 
 def step_of(folder: Path) -> int:
@@ -49,11 +61,7 @@ def _tracked_step(run_folder: Path) -> int | None:
 
 
 def _checkpoint_folders(run_folder: Path) -> list[Path]:
-    return [
-        folder
-        for folder in run_folder.glob(f"{CHECKPOINT_PREFIX}*")
-        if folder.name.removeprefix(CHECKPOINT_PREFIX).isdigit()
-    ]
+    return [folder for folder in run_folder.glob(f"{CHECKPOINT_PREFIX}*") if is_checkpoint_name(folder.name)]
 
 
 def whole_checkpoints(run_folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
-"""The README's table of metrics, from the descriptions beside the code that computes them.
+"""The table of metrics of docs/metrics.md, from the descriptions beside the code that computes them.
 
-python -m recipe.knapsack.metric_table            prints it
-python -m recipe.knapsack.metric_table README.md  writes it between the markers in that file
+python -m recipe.knapsack.metric_table                  prints it
+python -m recipe.knapsack.metric_table docs/metrics.md  writes it between the markers in that file
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from knapsack_rl.run_folder import (
 )
 from knapsack_rl.task_status import TaskStatus, TaskStatusError
 from verl.utils.checkpoint_state import (
+    DATA_LOADER_FILE,
     MODEL_PARTS,
     CheckpointError,
     latest_usable_checkpoint,
@@ -39,8 +40,6 @@ __all__ = ["Checkpoint", "Checkpoints"]
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "WARN"))
-
-DATA_LOADER_FILE = "data.pt"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from verl.trainer.config.checks.reading import run_folder
-from verl.utils.checkpoint_state import step_of, whole_checkpoints
+from verl.utils.checkpoint_state import DATA_LOADER_FILE, is_checkpoint_name, step_of, whole_checkpoints
 
 _FILE_OF_PART = {"model": "model", "optimizer": "optim", "extra": "extra_state"}
 _SHARD = re.compile(r"(model|optim|extra_state)_world_size_(\d+)_rank_\d+\.pt")
@@ -45,7 +45,7 @@ def checkpoint_to_resume(config: DictConfig) -> Path | None:
         return None
     if trainer.resume_mode == "resume_path":
         folder = Path(str(trainer.resume_from_path)).absolute()
-        return folder if re.fullmatch(r"global_step_\d+", folder.name) and (folder / "actor").is_dir() else None
+        return folder if is_checkpoint_name(folder.name) and (folder / "actor").is_dir() else None
     folder = run_folder(config)
     whole = whole_checkpoints(folder) if folder.is_dir() else []
     return whole[0] if whole else None
@@ -79,7 +79,7 @@ def read_json_if_there(file: Path) -> Mapping[str, Any]:
 def loader_state(checkpoint: Path) -> LoaderState | None:
     """Return the state of the data loader; None if it is not there, or holds objects of a user's own data set."""
     try:
-        state = torch.load(checkpoint / "data.pt", weights_only=True)
+        state = torch.load(checkpoint / DATA_LOADER_FILE, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
         return None
     try:
@@ -101,5 +101,6 @@ __all__ = [
     "read_json_if_there",
     "saved_by_workers",
     "saved_parts",
+    "is_checkpoint_name",
     "step_of",
 ]

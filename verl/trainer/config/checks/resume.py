@@ -13,6 +13,7 @@ from knapsack_rl.config import ConfigError
 from knapsack_rl.run_folder import CONFIG_FILE
 from verl.trainer.config.checks.checkpoints import (
     checkpoint_to_resume,
+    is_checkpoint_name,
     loader_state,
     read_json_if_there,
     saved_by_workers,
@@ -73,7 +74,7 @@ def check_resume_path(config: DictConfig, facts: Facts) -> None:
     is_missing = not folder.is_dir()
     if is_missing and facts.trains_here:
         raise ConfigError(f"trainer.resume_from_path={path} does not exist: give a global_step_N folder.")
-    if not folder.name.removeprefix("global_step_").isdigit() or not folder.name.startswith("global_step_"):
+    if not is_checkpoint_name(folder.name):
         raise ConfigError(
             f"trainer.resume_from_path={path} is not a checkpoint: expected a folder named global_step_N"
             f"{_checkpoints_in(folder)}."
@@ -86,8 +87,8 @@ def check_resume_path(config: DictConfig, facts: Facts) -> None:
 
 
 def _checkpoints_in(folder: Path) -> str:
-    steps = sorted(step_of(actor.parent) for actor in folder.glob("global_step_[0-9]*/actor"))
-    return f" such as {folder / f'global_step_{steps[-1]}'}" if steps else ""
+    checkpoints = [actor.parent for actor in folder.glob("*/actor") if is_checkpoint_name(actor.parent.name)]
+    return f" such as {max(checkpoints, key=step_of)}" if checkpoints else ""
 
 
 def _parts_of_model(config: DictConfig, checkpoint: Path) -> Iterator[tuple[str, Path, DictConfig]]:
