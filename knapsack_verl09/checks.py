@@ -7,14 +7,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
+from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError, ExplorationConfig, check_preset
 from knapsack_rl.options import is_number
 from knapsack_rl.prior import PriorError, prior_of_file
 from knapsack_rl.status_file import TaskStatusError
 from knapsack_rl.task_status import TaskStatus
-from knapsack_rl.value_checks import check_value
-from knapsack_rl.values import resolve_value_function
+from knapsack_rl.value_checks import configured_value
 from knapsack_rl.weighting import PROMPT_WEIGHTS
 
 __all__ = ["TRAINER_MODES", "check_config", "exploration_config"]
@@ -113,19 +112,10 @@ def _check_advantages(config: DictConfig, exploration: ExplorationConfig) -> Non
 
 
 def _check_value(adv_estimator: str, exploration: ExplorationConfig) -> None:
-    try:
-        name = exploration.value or value_for_adv_estimator(adv_estimator)
-        function = resolve_value_function(name)
-        check_value(function, exploration.n_low, exploration.n_up)
-    except (ValueError, ImportError, AttributeError) as error:
-        key = "exploration.value" if exploration.value else "algorithm.adv_estimator"
-        raise ConfigError(f"{key}={exploration.value or adv_estimator!r} is not accepted: {error}") from error
+    function = configured_value(exploration, adv_estimator)
     if "greedy_match_rates" in function.parameters:
-        raise ConfigError(f"exploration.value={name} is not accepted on verl 0.9: no greedy response is drawn.")
-    if "alpha" in function.parameters and exploration.success_rate.estimator != "beta":
         raise ConfigError(
-            f"exploration.value={name} needs exploration.success_rate.estimator=beta, not "
-            f"{exploration.success_rate.estimator}: set it."
+            f"exploration.value={function.name} is not accepted on verl 0.9: no greedy response is drawn."
         )
 
 

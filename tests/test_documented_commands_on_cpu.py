@@ -187,6 +187,14 @@ COMMANDS = {
     "python -m recipe.knapsack.compare --output runs/compare --ablation-seeds 4 --show": by(
         f"{_STUDIES}/test_compare_on_cpu.py::test_a_run_that_was_ended_before_it_wrote_a_history_has_a_row"
     ),
+    **{
+        f"python -m recipe.knapsack.compare_worlds{options}": by(
+            "recipe/knapsack/worlds/test_compare_worlds_on_cpu.py::"
+            "test_a_finished_training_is_kept_and_an_interrupted_one_is_not",
+            needs="hours",
+        )
+        for options in ("", " --tune --worlds 0 1")
+    },
     ".venv-vllm/bin/python -m recipe.knapsack.compare_engines --output runs/engines": by(_SHORT, needs="minutes"),
     "python -m recipe.knapsack.compare_estimators RUN": by(
         f"{_STUDIES}/test_compare_estimators_on_cpu.py::test_command_line_names_the_best"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -46,20 +46,25 @@ def overrides_of(script: Path, warm_start: Path, run_folder: Path, *further: str
     return command.stdout.split()[2:]
 
 
-class TrainingProcess:
-    """A small run that ``script`` starts."""
+class LoggedProcess:
+    """A process group of its own for a run, whose output goes to ``train.log`` in the run's folder.
 
-    def __init__(self, script: Path, warm_start: Path, run_folder: Path, overrides: tuple[str, ...]) -> None:
+    Args:
+        command: what to start.
+        env: its whole environment.
+        run_folder: made if it is not there.
+        cwd: where it starts; None = here.
+    """
+
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], run_folder: Path, cwd: Path | None = None
+    ) -> None:
         run_folder.mkdir(parents=True, exist_ok=True)
         self.run_folder = run_folder
         self.log_path = run_folder / "train.log"
         with self.log_path.open("a") as log:
             self.process = subprocess.Popen(
-                ["bash", str(script), *SMALL_RUN, *overrides],
-                env=script_environment(warm_start, run_folder),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                command, env=env, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 
     @property
@@ -87,3 +92,12 @@ class TrainingProcess:
         """Kill every process of the run at once, as a machine that goes down would."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class TrainingProcess(LoggedProcess):
+    """A small run that ``script`` starts."""
+
+    def __init__(self, script: Path, warm_start: Path, run_folder: Path, overrides: tuple[str, ...]) -> None:
+        super().__init__(
+            ["bash", str(script), *SMALL_RUN, *overrides], script_environment(warm_start, run_folder), run_folder
+        )

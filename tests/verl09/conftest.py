@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+from training_process import LoggedProcess
 
 
 def _is_here() -> bool:
@@ -20,44 +18,6 @@ def _is_here() -> bool:
 
 
 collect_ignore_glob = [] if _is_here() else ["test_*.py"]
-TIME_LIMIT_SECONDS = 1500
-
-
-class Training:
-    """A training in a process group of its own, whose output goes to a file."""
-
-    def __init__(self, command: list[str], environment: dict[str, str], run_folder: Path) -> None:
-        run_folder.mkdir(parents=True, exist_ok=True)
-        self.run_folder = run_folder
-        self.log_path = run_folder / "train.log"
-        with self.log_path.open("a") as log:
-            self.process = subprocess.Popen(
-                command,
-                env=environment,
-                cwd=run_folder,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + TIME_LIMIT_SECONDS
-        while not condition():
-            assert self.process.poll() is None, f"the run ended before {what}:\n{self.log[-4000:]}"
-            assert time.monotonic() < deadline, f"no {what} in {TIME_LIMIT_SECONDS} s:\n{self.log[-4000:]}"
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        """Kill the run at once; what Ray started for it ends with it."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def finish(self) -> int:
-        return self.process.wait(timeout=TIME_LIMIT_SECONDS)
 
 
 @pytest.fixture(scope="session")
@@ -73,18 +33,19 @@ def tiny_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def start(tiny_task: Path) -> Iterator[Callable[..., Training]]:
+def start(tiny_task: Path) -> Iterator[Callable[..., LoggedProcess]]:
     """Start trainings; what still runs at the end of the module is killed."""
     from small_run import command, environment
 
-    started: list[Training] = []
+    started: list[LoggedProcess] = []
 
-    def start(run_folder: Path, *overrides: str, ranks: int = 1, **variables: str) -> Training:
+    def start(run_folder: Path, *overrides: str, ranks: int = 1, **variables: str) -> LoggedProcess:
         started.append(
-            Training(
+            LoggedProcess(
                 command(tiny_task, run_folder, *overrides, ranks=ranks),
                 {**environment(tiny_task), **variables},
                 run_folder,
+                cwd=run_folder,
             )
         )
         return started[-1]
@@ -96,10 +57,10 @@ def start(tiny_task: Path) -> Iterator[Callable[..., Training]]:
 
 
 @pytest.fixture(scope="module")
-def train(start: Callable[..., Training]) -> Callable[..., Training]:
+def train(start: Callable[..., LoggedProcess]) -> Callable[..., LoggedProcess]:
     """Run a training to its end; fail if it does not succeed."""
 
-    def train(run_folder: Path, *overrides: str, **options: str) -> Training:
+    def train(run_folder: Path, *overrides: str, **options: str) -> LoggedProcess:
         training = start(run_folder, *overrides, **options)
         assert training.finish() == 0, training.log[-6000:]
         return training

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from knapsack_rl import resolve_value_function, value_for_adv_estimator
 from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError
 from knapsack_rl.options import is_number
-from knapsack_rl.value_checks import check_value
+from knapsack_rl.value_checks import configured_value
 from knapsack_rl.weighting import PROMPT_WEIGHTS
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import exploration_config, only_validates, prompts_per_batch
@@ -19,24 +18,13 @@ def check_value_function(config: DictConfig, facts: Facts) -> None:
     exploration, adv_estimator = exploration_config(config), config.algorithm.adv_estimator
     if exploration.allocator == "homogeneous":
         return
-    try:
-        name = exploration.value or value_for_adv_estimator(adv_estimator)
-        function = resolve_value_function(name)
-        check_value(function, exploration.n_low, exploration.n_up)
-    except (ValueError, ImportError, AttributeError) as error:
-        key = "exploration.value" if exploration.value else "algorithm.adv_estimator"
-        raise ConfigError(f"{key}={exploration.value or adv_estimator!r} is not accepted: {error}") from error
+    function = configured_value(exploration, adv_estimator)
     if exploration.n_low < function.minimum_rollouts:
         raise ConfigError(
-            f"exploration.n_low={exploration.n_low} is not accepted with exploration.value={name}: expected at least "
-            "2, because a group of one rollout has no advantage."
+            f"exploration.n_low={exploration.n_low} is not accepted with exploration.value={function.name}: expected at "
+            "least 2, because a group of one rollout has no advantage."
         )
-    if "alpha" in function.parameters and exploration.success_rate.estimator != "beta":
-        raise ConfigError(
-            f"exploration.value={name} depends on beliefs and needs exploration.success_rate.estimator=beta, not "
-            f"{exploration.success_rate.estimator}: set it."
-        )
-    if name == "remax" and adv_estimator != "remax":
+    if function.name == "remax" and adv_estimator != "remax":
         raise ConfigError(
             f"exploration.value=remax needs algorithm.adv_estimator=remax, not {adv_estimator}: no other estimator "
             "draws the greedy response whose success it needs."
