@@ -21,8 +21,8 @@ def check_value_function(config: DictConfig, facts: Facts) -> None:
     function = configured_value(exploration, adv_estimator)
     if exploration.n_low < function.minimum_rollouts:
         raise ConfigError(
-            f"exploration.n_low={exploration.n_low} is not accepted with exploration.value={function.name}: expected at "
-            "least 2, because a group of one rollout has no advantage."
+            f"exploration.n_low={exploration.n_low} is not accepted with exploration.value={function.name}: expected "
+            "at least 2, because a group of one rollout has no advantage."
         )
     if function.name == "remax" and adv_estimator != "remax":
         raise ConfigError(
