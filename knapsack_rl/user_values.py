@@ -116,7 +116,7 @@ def user_value(function: Callable[..., Any], name: str) -> UserValue:
 
     Args:
         function: ``f(n, p)``, ``f(n, alpha, beta)``, or either with ``state``. A parameter with a default keeps it. A
-            function whose parameters Python cannot tell is taken for ``f(n, p)``.
+            function whose parameters Python cannot tell, or whose two are positional-only, is taken for ``f(n, p)``.
         name: how messages name it.
 
     Raises:
@@ -146,6 +146,8 @@ def _wanted(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, .
     required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
     if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in required):
         return ("n", "p"), ()
+    if [parameter.kind for parameter in required] == [inspect.Parameter.POSITIONAL_ONLY] * 2:
+        return ("n", "p"), ()  # names that nobody can call it by, such as NumPy's x1 and x2
     positional = tuple(parameter.name for parameter in required if parameter.kind in _ONE_PER_ARGUMENT)
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     return positional, tuple(parameter.name for parameter in required if parameter.kind is keyword_only)

@@ -29,6 +29,10 @@ def by_keyword(n, *, state, alpha, beta):
     return (1 - 0.5**n) * alpha / (alpha + beta) ** (1 + state.never_solved)
 
 
+def by_position_only(x1, x2, /, out=None):
+    return (1 - 0.5**x1) * x2
+
+
 def with_a_default(n, p, alpha=2.0):
     return (1 - 0.5**n) * p**alpha
 
@@ -44,6 +48,7 @@ def with_a_default(n, p, alpha=2.0):
         (functools.partial(with_a_default, alpha=1.0), ("success_rates",), False),
         (np.vectorize(of_beliefs), ("alpha", "beta"), False),
         (np.power, ("success_rates",), False),
+        (by_position_only, ("success_rates",), False),
         (lambda *given: given[1], ("success_rates",), False),
     ],
 )
