@@ -179,6 +179,7 @@ def test_evicted_and_failed_groups_are_learned_from_and_padding_is_not(train, ti
     assert any(set(group) != set(range(max(group) + 1)) for _, group in run.rows.groupby(["step", "uid"])["session"])
 
 
+@pytest.mark.slow
 def test_homogeneous_is_grpo_and_its_failed_sessions_shrink_their_groups(train, tiny_task, tmp_path):
     folder = tmp_path / "run"
     train(folder, "exploration.allocator=homogeneous", "trainer.total_training_steps=3", ranks=2, ONE_FAILS_OF="12")
