@@ -1,5 +1,5 @@
 # make env         the environment in .venv alone
-# make quickstart  GRPO and Knapsack-GRPO on the tiny task, with a table and a picture
+# make quickstart  GRPO, Knapsack-GRPO and what we recommend on the tiny task, with a table and a picture
 # make test        the test suite
 # make test-slow   its longest tests: runs that are killed, further trainings, installations in bare environments
 # make test-vllm   the tests with a real vLLM on the CPU, in an environment of their own (.venv-vllm)

@@ -1,4 +1,4 @@
-"""The quickstart, two steps long: both methods through the real trainer, then the table and the picture."""
+"""The quickstart, two steps long: all methods through the real trainer, then the table and the picture."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def test_the_quickstart(warm_start, few_prompts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quickstart, "make_warm_start", lambda folder, settings: shutil.copytree(warm_start, folder))
     output = tmp_path / "quickstart"
     quickstart.main(["--output", str(output), "--steps", "2"])
-    _, header, grpo, knapsack, *_, last = capsys.readouterr().out.splitlines()
+    _, header, grpo, knapsack, recommended, *_, last = capsys.readouterr().out.splitlines()
     assert header.split()[:2] == ["held-out", "accuracy"]
     assert grpo.startswith("GRPO (8 each) ") and knapsack.startswith("Knapsack-GRPO ")
+    assert recommended.startswith("recommended ")
     assert last == f"Picture: {output / 'quickstart.png'}"
     assert (output / "quickstart.png").read_bytes().startswith(b"\x89PNG")

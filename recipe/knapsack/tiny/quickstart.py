@@ -1,8 +1,9 @@
-"""GRPO and Knapsack-GRPO on the tiny task, from the same warm start, through the real trainer on a CPU.
+"""GRPO, and Knapsack-GRPO as in the paper and as recommended, on the tiny task, through the real trainer on a CPU.
 
     python -m recipe.knapsack.quickstart --output runs/quickstart
 
-ends with a table and a picture. Started again, it resumes what was interrupted and keeps what is finished.
+trains each from the same warm start and ends with a table and a picture. Started again, it resumes what was
+interrupted and keeps what is finished.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Method:
 METHODS = (
     Method("GRPO (8 each)", "grpo", ("exploration.allocator=homogeneous",), "tab:orange", "--"),
     Method("Knapsack-GRPO", "knapsack", ("exploration.allocator=knapsack",), "tab:blue", "-"),
+    Method("recommended", "recommended", ("exploration.preset=recommended",), "tab:green", "-"),
 )
 
 
