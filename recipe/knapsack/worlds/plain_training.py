@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Validation:
-    """Where a training stood: after how many steps, rollouts, response tokens and seconds of training (validation not
+    """Where a training stood: after how many steps, rollouts, response tokens and seconds of CPU time (validation not
     counted), its held-out accuracy (avg@4), and the mean share of rollouts with a gradient since the one before."""
 
     step: int
@@ -177,11 +177,11 @@ class PlainTraining:
 
     def step(self) -> None:
         """One step: a planned batch of rollouts, or as many batches as dynamic sampling draws, and one update."""
-        start = time.perf_counter()
+        start = time.process_time()
         self.steps += 1
         rollouts = self._explore()
         self._update(rollouts)
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.process_time() - start
 
     def validate(self) -> Validation:
         """Sample the held-out prompts at temperature 1."""

@@ -36,7 +36,7 @@ def world_table(results: Results, baseline: str) -> str:
     """
     header = (
         "method | worlds | held-out accuracy | difference to GRPO, 95 % interval | wins | effective ratio at the end | "
-        "never solved | of GRPO's cost to GRPO's accuracy: rollouts | tokens | seconds | worlds that reach it"
+        "never solved | of GRPO's cost to GRPO's accuracy: rollouts | tokens | CPU time | worlds that reach it"
     )
     lines = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
     for name, by_world in results.items():
