@@ -23,7 +23,7 @@ from knapsack_rl.metrics.step import compute_exploration_metrics
 from knapsack_rl.metrics.tokens import token_metrics, total_token_metrics
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.review import review_floors, with_floors
-from knapsack_rl.task_status import TaskStatus
+from knapsack_rl.task_status import TaskStatus, TaskStatusError
 from knapsack_rl.token_limit import TokenLimit, limit_of_step
 from knapsack_rl.training_state import TrainingState
 from knapsack_rl.values import resolve_value_function
@@ -289,6 +289,8 @@ class Explorer:
         Raises:
             TaskStatusError: an entry is missing or inconsistent; this object is unchanged then.
         """
+        if "task_status" not in state:
+            raise TaskStatusError("the state of an explorer lacks task_status")
         self.task_status.load_state_dict(state["task_status"])
 
     @property

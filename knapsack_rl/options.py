@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 __all__ = ["TRUE_OR_FALSE", "Option", "integer_at_least", "is_integer", "is_number", "null_or", "number", "one_of"]
@@ -36,7 +37,7 @@ def is_number(value: Any) -> bool:
     >>> is_number(0.5), is_number(float("nan")), is_number("1")
     (True, False, False)
     """
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def one_of(names: Sequence[str]) -> Option:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +62,21 @@ def read_prior(path: Path) -> dict[str, float]:
         PriorError: it cannot be read, lacks a column, names a prompt twice, or holds something that is no success rate.
     """
     table = _read_table(path)
-    if RATE not in table.column_names:
-        raise PriorError(f"{path} has no column {RATE!r} but {', '.join(table.column_names)}")
+    if table.column_names.count(RATE) != 1:
+        raise PriorError(f"{path} has columns {', '.join(table.column_names)}: expected one that is named {RATE!r}")
+    if len(table) == 0:
+        raise PriorError(f"{path} holds no row: give the rates, or set exploration.success_rate.prior=null")
     rates = checked_rates(table[RATE].to_pylist(), f"{path}, column {RATE!r},")
     if "prompt_id" in table.column_names:
-        ids = [str(identity) for identity in table["prompt_id"].to_pylist()]
+        ids = table["prompt_id"].to_pylist()
+        if not all(isinstance(identity, str) for identity in ids):
+            raise PriorError(f"{path}, column 'prompt_id', holds something that is no text")
     elif {"data_source", "prompt"} <= set(table.column_names):
         sources, prompts = table["data_source"].to_pylist(), table["prompt"].to_pylist()
-        ids = [prompt_id(str(source), _messages(prompt)) for source, prompt in zip(sources, prompts, strict=True)]
+        try:
+            ids = [prompt_id(str(source), _messages(prompt)) for source, prompt in zip(sources, prompts, strict=True)]
+        except TypeError as error:
+            raise PriorError(f"{path}, column 'prompt', holds something that is no prompt: {error}") from error
     else:
         raise PriorError(f"{path} says whose the rates are in no column: expected prompt_id, or data_source and prompt")
     by_id = dict(zip(ids, rates.tolist(), strict=True))
@@ -101,13 +110,17 @@ def checked_rates(values: Iterable[Any], where: str) -> Array:
     """
     rates = []
     for row, value in enumerate(values):
-        if isinstance(value, bool | str) or value is None or not 0.0 <= float(value) <= 1.0:
+        if not _is_rate(value):
             raise PriorError(
                 f"{where} holds {value!r} in row {row}: expected a success rate between 0 and 1. Leave rows whose rate "
                 "is unknown out of a prior file"
             )
         rates.append(float(value))
     return np.array(rates, dtype=np.float64)
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_) and 0.0 <= float(value) <= 1.0
 
 
 def by_prompt(ids: Iterable[str], rates: Array, where: str) -> dict[str, float]:
@@ -152,8 +165,12 @@ def _read_table(path: Path) -> Any:
             return pyarrow.parquet.read_table(path)
         types = {name: pyarrow.string() for name in _TEXT_COLUMNS} | {RATE: pyarrow.float64()}
         parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        one_block = pyarrow.csv.ReadOptions(block_size=max(1 << 20, path.stat().st_size + 1))  # a row may be long
         return pyarrow.csv.read_csv(
-            path, parse_options=parse, convert_options=pyarrow.csv.ConvertOptions(column_types=types)
+            path,
+            read_options=one_block,
+            parse_options=parse,
+            convert_options=pyarrow.csv.ConvertOptions(column_types=types),
         )
     except (pyarrow.ArrowException, OSError) as error:
         raise PriorError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
@@ -164,6 +181,7 @@ def _messages(prompt: Any) -> Any:
         return prompt
     try:
         parsed = json.loads(prompt)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
-    return parsed if isinstance(parsed, list) else [{"role": "user", "content": prompt}]
+    is_messages = isinstance(parsed, list) and bool(parsed) and all(isinstance(message, dict) for message in parsed)
+    return parsed if is_messages else [{"role": "user", "content": prompt}]

@@ -23,6 +23,7 @@ __all__ = [
     "mean_before",
     "mean_length",
     "record_dtype",
+    "reviewed_at",
     "slide_window",
     "steps_since_review",
     "sum_by",
@@ -182,6 +183,13 @@ def steps_since_review(records: Array, step: int) -> Array:
     """(M,) float64, steps since each prompt was last reviewed; NaN for one that was never seen."""
     reviewed: Array = records["reviewed_step"]
     return np.where(reviewed == NO_STEP, np.nan, step - reviewed.astype(np.float64))
+
+
+def reviewed_at(records: Array, step: int) -> Array:
+    """The records for a run that counts its steps anew: all their prompts count as reviewed at ``step``."""
+    moved = records.copy()
+    moved["reviewed_step"] = step
+    return moved
 
 
 def mean_length(records: Array) -> float:

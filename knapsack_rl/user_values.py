@@ -60,7 +60,8 @@ class UserValue(ValueFunction):
         shape = np.shape(parameters[0])
         what = "success rates" if self.parameters == ("success_rates",) else "beliefs"
         try:
-            values = np.asarray(self._call(n, parameters), dtype=np.float64)
+            # Copies, in and out: a function may work in place, or hand out its own buffer again and again.
+            values = np.array(self._call(n, [np.array(column) for column in parameters]), dtype=np.float64)
         except Exception as error:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -125,6 +126,9 @@ def user_value(function: Callable[..., Any], name: str) -> UserValue:
     >>> user_value(lambda n, alpha, beta, state: alpha, "example").parameters
     ('alpha', 'beta')
     """
+    if isinstance(function, np.vectorize) and function.otypes is None:
+        # NumPy would take the type of the first value: an integer there cuts off the fractions of all others.
+        function = np.vectorize(function.pyfunc, otypes=[float], excluded=function.excluded)
     positional, keywords = _wanted(function)
     wanted = set(positional + keywords)
     unknown = [argument for argument in positional + keywords if argument not in ("n", "state", *_COLUMNS)]

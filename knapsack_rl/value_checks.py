@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from knapsack_rl.advantage_estimators import value_for_adv_estimator
 from knapsack_rl.arrays import Array
-from knapsack_rl.config import ConfigError, ExplorationConfig
 from knapsack_rl.solvers.problem import Problem, first_convex_point
 from knapsack_rl.training_state import TrainingState
 from knapsack_rl.value_function import ValueFunction
-from knapsack_rl.values import resolve_value_function
 
-__all__ = ["check_concave", "check_value", "configured_value"]
+__all__ = ["check_concave", "check_value"]
 
 _RATES = np.array([1e-3, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0 - 1e-3])
 _STRENGTHS = np.array([1.0, 8.0, 256.0])
@@ -44,34 +41,6 @@ def check_value(function: ValueFunction, n_low: int, n_up: int) -> None:
             at_state = function.for_state(state)
             for n in sorted({n_low, min(n_low + 1, n_up), (n_low + n_up) // 2, n_up}):
                 at_state.value(n, *parameters)
-
-
-def configured_value(config: ExplorationConfig, adv_estimator: str) -> ValueFunction:
-    """What a budget is worth under a configuration, checked before there is anything to allocate.
-
-    Args:
-        config: says it by name, or leaves it to the advantage estimator.
-        adv_estimator: verl's name of the advantage estimator.
-
-    Raises:
-        ConfigError: the function is unknown, fails, or depends on beliefs that the estimator of success rates does not
-            hold; or the configuration names none and the advantage estimator implies none.
-
-    >>> configured_value(ExplorationConfig(), "rloo").name
-    'rloo'
-    """
-    try:
-        function = resolve_value_function(config.value or value_for_adv_estimator(adv_estimator))
-        check_value(function, config.n_low, config.n_up)
-    except (ValueError, ImportError, AttributeError) as error:
-        key = "exploration.value" if config.value else "algorithm.adv_estimator"
-        raise ConfigError(f"{key}={config.value or adv_estimator!r} is not accepted: {error}") from error
-    if "alpha" in function.parameters and config.success_rate.estimator != "beta":
-        raise ConfigError(
-            f"exploration.value={function.name} depends on beliefs and needs exploration.success_rate.estimator=beta, "
-            f"not {config.success_rate.estimator}: set it."
-        )
-    return function
 
 
 def check_concave(function: ValueFunction, n_low: int, n_up: int) -> None:

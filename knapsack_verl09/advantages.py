@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
+from knapsack_rl.metrics import gradient_share_metrics
 from knapsack_rl.weighting import prompt_weights
 
-__all__ = ["adjust_advantages", "session_of", "uid_of"]
+__all__ = ["adjust_advantages", "gradient_shares", "session_of", "uid_of"]
 
 
 def session_of(key: str) -> str:
@@ -66,3 +68,22 @@ def adjust_advantages(
         tokens += values.numel()
         adjusted.append(values.clamp(-bound, bound) * weights[uid_of(key)])
     return adjusted, clipped / max(tokens, 1)
+
+
+def gradient_shares(advantages: Sequence[torch.Tensor], keys: Sequence[str], loss_agg_mode: str) -> dict[str, float]:
+    """Tell from which prompts the update comes: `knapsack_rl.metrics.gradient_share_metrics`, as on verl 0.5.
+
+    Args:
+        advantages: of each trajectory, as they are trained on; 0 where a token is not the model's.
+        keys: of each trajectory.
+        loss_agg_mode: the actor's; where it takes the mean over a rollout's tokens, so is it done here.
+
+    >>> shares = gradient_shares([torch.ones(3), torch.ones(1)], ["a_0_0", "b_0_0"], "token-mean")
+    >>> shares["gradient_share/largest_prompt"]
+    0.75
+    """
+    pulls = [float(values.abs().sum()) for values in advantages]
+    if loss_agg_mode == "seq-mean-token-mean":
+        pulls = [pull / max(values.numel(), 1) for pull, values in zip(pulls, advantages, strict=True)]
+    _, prompt_index = np.unique([uid_of(key) for key in keys], return_inverse=True)
+    return gradient_share_metrics(prompt_index, np.array(pulls))

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 from omegaconf import DictConfig, OmegaConf
 
 from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError, ExplorationConfig, check_preset
+from knapsack_rl.config_checks import check_reviews, check_token_limit, configured_value
 from knapsack_rl.options import is_number
-from knapsack_rl.prior import PriorError, prior_of_file
+from knapsack_rl.prior import PriorError, is_prior_file
+from knapsack_rl.prior_checks import check_prior
 from knapsack_rl.status_file import TaskStatusError
 from knapsack_rl.task_status import TaskStatus
-from knapsack_rl.value_checks import configured_value
 from knapsack_rl.weighting import PROMPT_WEIGHTS
 
 __all__ = ["TRAINER_MODES", "check_config", "exploration_config"]
@@ -145,6 +148,12 @@ def _check_budgets(config: DictConfig, exploration: ExplorationConfig) -> None:
             )
 
 
+def _check_limits(config: DictConfig, exploration: ExplorationConfig) -> None:
+    prompts, rollouts = config.data.train_batch_size, config.actor_rollout_ref.rollout.n
+    check_token_limit(exploration, config.algorithm.adv_estimator, prompts, rollouts)
+    check_reviews(exploration, prompts, rollouts)
+
+
 def _refills(config: DictConfig) -> bool:
     return bool(
         config.algorithm.filter_groups.enable
@@ -153,19 +162,39 @@ def _refills(config: DictConfig) -> bool:
     )
 
 
+def _named_files(config: DictConfig, key: str) -> list[str]:
+    named = OmegaConf.select(config, key)
+    return [named] if isinstance(named, str) else list(named or [])
+
+
+def _is_here(file: str) -> bool:
+    return "://" not in file and Path(file).expanduser().exists()
+
+
 def _check_files(config: DictConfig, exploration: ExplorationConfig) -> None:
     for key in ("data.train_files", "data.val_files"):
-        named = OmegaConf.select(config, key)
-        for file in [named] if isinstance(named, str) else named or []:
-            if "://" not in file and not Path(file).expanduser().exists():
+        for file in _named_files(config, key):
+            if "://" not in file and not _is_here(file):
                 raise ConfigError(f"{key}={file} does not exist.")
 
 
 def _check_prior(config: DictConfig, exploration: ExplorationConfig) -> None:
-    prior = exploration.success_rate.prior
+    prior, data = exploration.success_rate.prior, config.data
+    of_the_user = data.custom_cls.path is not None
+    if prior is None or (of_the_user and not is_prior_file(prior)):
+        return
+    named = _named_files(config, "data.train_files")
+    files = [Path(file).expanduser() for file in named if _is_here(file) and file.endswith(".parquet")]
     try:
-        prior_of_file(prior)
-    except (OSError, PriorError) as error:
+        media = {data.image_key, data.video_key, data.audio_key}
+        has_media = any(media & set(pyarrow.parquet.read_schema(file).names) for file in files)
+        check_prior(
+            prior,
+            files,
+            prompt_key=data.prompt_key,
+            has_known_identities=bool(files) and len(files) == len(named) and not of_the_user and not has_media,
+        )
+    except (PriorError, OSError, pyarrow.ArrowException) as error:
         raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error
 
 
@@ -186,6 +215,7 @@ _CHECKS: tuple[Callable[[DictConfig, ExplorationConfig], None], ...] = (
     _check_left_to_verl,
     _check_advantages,
     _check_budgets,
+    _check_limits,
     _check_files,
     _check_prior,
     _check_task_status,

@@ -32,12 +32,14 @@ class PlannedGroup:
         epoch: in which it was planned.
         success_rate: the estimate that the plan used; None = unseen.
         predicted_share: of its rollouts, with a gradient; None = no forecast.
+        expected_length: response tokens expected of a rollout; None = unknown.
     """
 
     prompt_id: str
     epoch: int
     success_rate: float | None
     predicted_share: float | None
+    expected_length: float | None = None
 
 
 class Groups:
@@ -61,10 +63,10 @@ class Groups:
 
     def add(self, plan: Plan, uids: Sequence[str]) -> None:
         """The prompts of ``plan`` are on their way under these uids."""
-        for uid, *planned in zip(
-            uids, plan.prompt_ids, _null_for_nan(plan.success_rates), _null_for_nan(plan.predicted_shares), strict=True
-        ):
-            self._planned[uid] = PlannedGroup(planned[0], plan.epoch, planned[1], planned[2])
+        lengths = np.full(len(uids), np.nan) if plan.expected_lengths is None else plan.expected_lengths
+        columns = (plan.success_rates, plan.predicted_shares, lengths)
+        for uid, identity, *known in zip(uids, plan.prompt_ids, *map(_null_for_nan, columns), strict=True):
+            self._planned[uid] = PlannedGroup(identity, plan.epoch, *known)
         self._fallback_rollouts += plan.allocation.placed["fallback"]
 
     def take_back(self, uids: Sequence[str], sessions: Sessions | None) -> None:
@@ -135,6 +137,7 @@ def _plan_of(
         allocation=Allocation(rollouts, np.nan, np.nan, placed),
         predicted_shares=np.array([group.predicted_share for group in groups], dtype=np.float64),
         order=np.repeat(np.arange(len(groups)), rollouts),
+        expected_lengths=np.array([group.expected_length for group in groups], dtype=np.float64),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ class RunFiles:
         if not (checkpoint / STATUS_FILE).exists():
             logger.warning("Checkpoint %s has no task status: all its prompts count as unseen.", checkpoint)
             return None, {}
-        status = TaskStatus.load(checkpoint / STATUS_FILE, **asdict(self._success_rate))
+        status = TaskStatus.load(checkpoint / STATUS_FILE, **self._success_rate.status_options)
         return status, read_json(checkpoint / TRAINER_STATE_FILE)
 
     def forget_after(self, step: int) -> None:

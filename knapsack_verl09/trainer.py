@@ -22,8 +22,9 @@ from knapsack_rl.identity import prompt_id
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import checked_rates, is_prior_file, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
+from knapsack_rl.status_records import reviewed_at
 from knapsack_rl.task_status import TaskStatus
-from knapsack_verl09.advantages import adjust_advantages, uid_of
+from knapsack_verl09.advantages import adjust_advantages, gradient_shares, uid_of
 from knapsack_verl09.checks import TRAINER_MODES, exploration_config
 from knapsack_verl09.groups import Groups
 from knapsack_verl09.run_files import RunFiles
@@ -166,6 +167,7 @@ class KnapsackTrainer(PPOTrainer):
         tq.kv_batch_put(
             keys=keys, partition_id=batch.partition_id, fields=TensorDict({"advantages": nested}, batch_size=len(keys))
         )
+        metrics.update(gradient_shares(adjusted, keys, self.config.actor_rollout_ref.actor.loss_agg_mode))
         with marked_timer("observe", self.timing_raw):
             sessions = read_sessions(keys, batch.partition_id)
             self.groups.take_back([uid_of(key) for key in keys], sessions)
@@ -228,7 +230,8 @@ class KnapsackTrainer(PPOTrainer):
         task_status, state = self.files.load(checkpoint)
         if task_status is None:
             return
-        self.explorer.task_status = task_status
+        # The explorer keeps the priors that it was made with.
+        self.explorer.load_state_dict({"task_status": task_status.state_dict()})
         # A checkpoint of the fork for verl 0.5 has epoch and rollouts only.
         self.first_epoch = state.get("first_epoch", state["epoch"])
         self.prompts_fetched = state.get("prompts_fetched", 0)
@@ -239,7 +242,10 @@ class KnapsackTrainer(PPOTrainer):
         """Begin with what another run knew of the prompts: its last epoch is the one before the first of this run."""
         known = TaskStatus.load(file)
         self.first_epoch = known.epoch + 1
-        self.explorer.task_status.load_state_dict({**known.state_dict(), "step": -1})
+        state = known.state_dict()
+        self.explorer.load_state_dict(
+            {"task_status": {**state, "step": 0, "records": reviewed_at(state["records"], step=0)}}
+        )
 
 
 @register_trainer("knapsack_sync")

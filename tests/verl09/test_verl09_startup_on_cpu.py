@@ -9,6 +9,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -82,6 +83,16 @@ def test_the_packaged_file_is_accepted_and_says_what_the_method_says():
         (["exploration.max_expected_tokens=-1"], "exploration.max_expected_tokens=-1 is not accepted"),
         (["exploration.review.after_steps=0"], "exploration.review.after_steps=0 is not accepted"),
         (["exploration.success_rate.prior=nowhere.csv"], "exploration.success_rate.prior=nowhere.csv is not accepted"),
+        (["exploration.max_expected_tokens=0.1x"], "exploration.max_expected_tokens=0.1x cannot be met: the least"),
+        (["exploration.max_expected_tokens=1.0x", "exploration.solver=dp"], "needs exploration.solver=auto or greedy"),
+        (
+            ["exploration.max_expected_tokens=1.0x", "exploration.allocator=homogeneous"],
+            "needs exploration.allocator=knapsack",
+        ),
+        (
+            ["exploration.review.after_steps=9", "exploration.review.max_share=0.01"],
+            "no prompt would ever be reviewed",
+        ),
         (["data.train_files=nowhere.parquet"], "data.train_files=nowhere.parquet does not exist."),
         (["knapsack.task_status=nowhere.npz"], "knapsack.task_status=nowhere.npz is not accepted"),
     ],
@@ -122,6 +133,27 @@ def test_a_preset_sets_what_is_not_set(overrides, estimator, prompt_weight):
     check_config(config)
     assert exploration_config(config).success_rate.estimator == estimator
     assert config.algorithm.prompt_weight == prompt_weight
+
+
+@pytest.mark.parametrize(
+    ("prior", "said"),
+    [("nope", "has no column 'nope'"), ("count", "holds 3 in row 0"), ("prompt", "holds .* in row 0")],
+)
+def test_a_prior_column_that_cannot_be_used_is_refused(prior, said, tmp_path):
+    file = tmp_path / "train.parquet"
+    rows = {"data_source": ["s"], "prompt": [[{"role": "user", "content": "1 + 1"}]], "rate": [0.5], "count": [3]}
+    pd.DataFrame(rows).to_parquet(file)
+    check_config(composed(f"data.train_files={file}", "exploration.success_rate.prior=rate"))
+    with pytest.raises(ConfigError, match=said):
+        check_config(composed(f"data.train_files={file}", f"exploration.success_rate.prior={prior}"))
+
+
+def test_prior_rates_of_prompts_that_there_are_not_are_refused(tmp_path):
+    data, prior = tmp_path / "train.parquet", tmp_path / "prior.csv"
+    pd.DataFrame({"data_source": ["s"], "prompt": [[{"role": "user", "content": "1 + 1"}]]}).to_parquet(data)
+    prior.write_text("data_source,prompt,success_rate\ns,1 + 2,0.5\n")
+    with pytest.raises(ConfigError, match="1 of 1 prompts that are not in the training data"):
+        check_config(composed(f"data.train_files={data}", f"exploration.success_rate.prior={prior}"))
 
 
 def test_a_damaged_task_status_is_refused(tmp_path):

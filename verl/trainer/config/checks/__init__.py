@@ -77,7 +77,7 @@ IN_ORDER: tuple[Check, ...] = (
 INDEPENDENT: tuple[Check, ...] = (
     kinds.check_checkpoint_contents,
     budgets.check_dynamic_sampling,
-    token_limit.check_token_limit,
+    token_limit.check_limits,
     prior.check_prior,
     rewards.check_reward_manager,
     rewards.check_resampling,

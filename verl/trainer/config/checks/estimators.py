@@ -6,8 +6,8 @@ from omegaconf import DictConfig
 
 from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError
+from knapsack_rl.config_checks import configured_value
 from knapsack_rl.options import is_number
-from knapsack_rl.value_checks import configured_value
 from knapsack_rl.weighting import PROMPT_WEIGHTS
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import exploration_config, only_validates, prompts_per_batch
