@@ -47,7 +47,8 @@ class Allocation:
             non-zero gradient, taking the estimates at face value. Unseen prompts are left out; NaN if nothing is known.
         placed: rollouts by the rule that placed them; adds up to the total budget. ``minimum``: N_low of every prompt
             that is not unseen; ``unseen``: the homogeneous share of unseen prompts; ``knapsack``: the optimum;
-            ``fallback``: prompts that never succeeded; ``remainder``: what none of these could take.
+            ``fallback``: prompts that never succeeded; ``review``: what floors by age add to N_low; ``remainder``: what
+            none of these could take.
     """
 
     budgets: Array

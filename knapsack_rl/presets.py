@@ -64,16 +64,22 @@ def with_preset(preset: str | None, settings: Mapping[str, Any], section: str) -
 
 
 def register_preset_resolver() -> None:
-    """Have OmegaConf read ``${preset:KEY}`` as what ``exploration.preset`` sets the key to.
+    """Have OmegaConf read ``${preset:KEY}`` as what ``exploration.preset`` sets the key to. Needs omegaconf.
 
-    In a configuration file it is the value of that key. A user who sets the key replaces it. Needs omegaconf.
+    In a configuration file it is the value of that key. A user who sets the key replaces it. ``${preset_suffix:}``
+    tells runs of different presets apart by name: ``_recommended``, and nothing for the default.
     """
     from omegaconf import DictConfig, OmegaConf
 
     def of_preset(key: str, _root_: DictConfig) -> object:
         return preset_value(_root_.exploration.preset, key)
 
+    def suffix(_root_: DictConfig) -> str:
+        preset = _root_.exploration.preset
+        return "" if preset in (None, DEFAULT_PRESET) else f"_{preset}"
+
     OmegaConf.register_new_resolver("preset", of_preset, replace=True)
+    OmegaConf.register_new_resolver("preset_suffix", suffix, replace=True)
 
 
 def _set_where_missing(settings: dict[str, Any], path: list[str], value: Any) -> None:

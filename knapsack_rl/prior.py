@@ -63,7 +63,8 @@ def read_prior(path: Path) -> dict[str, float]:
     """
     table = _read_table(path)
     if table.column_names.count(RATE) != 1:
-        raise PriorError(f"{path} has columns {', '.join(table.column_names)}: expected one that is named {RATE!r}")
+        lacks = "no column" if RATE not in table.column_names else "several columns"
+        raise PriorError(f"{path} has {lacks} {RATE!r} but {', '.join(table.column_names)}")
     if len(table) == 0:
         raise PriorError(f"{path} holds no row: give the rates, or set exploration.success_rate.prior=null")
     rates = checked_rates(table[RATE].to_pylist(), f"{path}, column {RATE!r},")

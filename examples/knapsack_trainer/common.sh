@@ -93,7 +93,7 @@ train_on_dapo_math() {
 
     set_paper_settings "$data_home" "$model_home/$model_name" "$save_home"
 
-    # The run's folder is named after the allocator: a baseline must not resume from a knapsack run's checkpoint.
+    # The run's folder is named after allocator and preset: no run must resume from another method's checkpoint.
     exec "$PYTHON" -m "$entry_point" \
         "${PAPER_SETTINGS[@]}" \
         actor_rollout_ref.rollout.enforce_eager=false \
@@ -102,6 +102,6 @@ train_on_dapo_math() {
         reward_model.launch_reward_fn_async=true \
         trainer.nnodes="$NNODES" \
         trainer.n_gpus_per_node="$NGPUS_PER_NODE" \
-        trainer.experiment_name='${exploration.allocator}_grpo_'"$model_name" \
+        trainer.experiment_name='${exploration.allocator}${preset_suffix:}_grpo_'"$model_name" \
         "$@"
 }

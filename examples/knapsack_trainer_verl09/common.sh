@@ -32,7 +32,7 @@ train_on_dapo_math() {
 
     set_paper_settings "$data_home" "$model_home/$model_name" "$save_home"
 
-    # The run's folder is named after the allocator: a baseline must not resume from a knapsack run's checkpoint.
+    # The run's folder is named after allocator and preset: no run must resume from another method's checkpoint.
     exec "${PYTHON:-python3}" -m verl.trainer.main_ppo \
         hydra.searchpath='[pkg://knapsack_verl09.config]' \
         +exploration=knapsack \
@@ -43,6 +43,6 @@ train_on_dapo_math() {
         reward.custom_reward_function.path="$PWD/examples/knapsack_trainer_verl09/math_reward.py" \
         trainer.nnodes="${NNODES:-1}" \
         trainer.n_gpus_per_node="${NGPUS_PER_NODE:-8}" \
-        trainer.experiment_name='${exploration.allocator}_grpo_'"$model_name"_verl09 \
+        trainer.experiment_name='${exploration.allocator}${preset_suffix:}_grpo_'"$model_name"_verl09 \
         "$@"
 }

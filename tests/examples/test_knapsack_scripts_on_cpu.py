@@ -120,6 +120,7 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing():
     result = run("run_knapsack_grpo_7b.sh", "exploration.n_up=64", DRY_RUN="1")
     assert result.returncode == 0, result.stderr
     assert "2,048 (knapsack: 2 to 64 a prompt)" in result.stdout
+    assert "success rates by previous_epoch, prompts weighted by rows" in result.stdout
     assert "7.62 billion parameters" in result.stdout and "Nothing was started" in result.stdout
 
 
@@ -150,6 +151,13 @@ def test_a_baseline_by_override_has_a_folder_of_its_own(config_of):
     script = "run_knapsack_grpo_qwen3_4b_base.sh"
     baseline, knapsack = config_of(script, "exploration.allocator=homogeneous"), config_of(script)
     assert baseline.trainer.default_local_dir != knapsack.trainer.default_local_dir
+
+
+def test_each_preset_has_a_folder_of_its_own(config_of):
+    script = "run_knapsack_grpo_7b.sh"
+    paper, recommended = config_of(script), config_of(script, "exploration.preset=recommended")
+    assert Path(paper.trainer.default_local_dir).name == "knapsack_grpo_Qwen2.5-Math-7B"
+    assert Path(recommended.trainer.default_local_dir).name == "knapsack_recommended_grpo_Qwen2.5-Math-7B"
 
 
 def test_an_appended_override_wins(config_of):

@@ -1,6 +1,7 @@
 """Success rates known before training: read and refused, taken by every estimator, planned with from the first step."""
 
 import json
+from datetime import date
 
 import numpy as np
 import pytest
@@ -59,6 +60,8 @@ def test_an_id_that_looks_like_a_number_stays_an_id(tmp_path):
         ("prompt_id,rate\na,0.5\n", "no column 'success_rate' but prompt_id, rate"),
         ("name,success_rate\na,0.5\n", "expected prompt_id, or data_source and prompt"),
         ("prompt,success_rate\na,0.5\n", "expected prompt_id, or data_source and prompt"),
+        ("prompt_id,success_rate\n", "holds no row"),
+        ("prompt_id,success_rate,success_rate\na,0.5,0.5\n", "has several columns 'success_rate'"),
         ("", "cannot be read"),
     ],
 )
@@ -165,3 +168,32 @@ def test_the_first_step_is_planned_by_the_prior_and_a_resumed_run_goes_on_the_sa
     ours, theirs = (one.plan(ids, epoch=1, step=2, prior=column) for one in (explorer, resumed))
     assert ours.budgets.tobytes() == theirs.budgets.tobytes()
     assert ours.success_rates.tobytes() == theirs.success_rates.tobytes() and not np.isnan(ours.success_rates).any()
+
+
+@pytest.mark.parametrize("text", ["[3, 1, 2]", "[]", "[" * 100_000, "{}", "x" * (1 << 21)])
+def test_text_that_is_no_list_of_messages_is_a_users_message(tmp_path, text):
+    pytest.importorskip("pyarrow")
+    file = tmp_path / "prior.csv"
+    quoted = text.replace('"', '""')
+    file.write_text(f'data_source,prompt,success_rate\ns,"{quoted}",0.5\n')
+    assert read_prior(file) == {prompt_id("s", [{"role": "user", "content": text}]): 0.5}
+
+
+@pytest.mark.parametrize("column", [[[0.5]], [{"rate": 0.5}], [date(2026, 1, 1)], ["0.5"]], ids=str)
+def test_a_column_of_something_else_is_refused(tmp_path, column):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "prior.parquet"
+    pq.write_table(pa.table({"prompt_id": ["a"], "success_rate": column}), file)
+    with pytest.raises(PriorError, match="in row 0: expected a success rate"):
+        read_prior(file)
+
+
+def test_prompts_of_another_kind_and_ids_that_are_missing_are_refused(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "prior.parquet"
+    pq.write_table(pa.table({"data_source": ["s"], "prompt": [date(2026, 1, 1)], "success_rate": [0.5]}), file)
+    with pytest.raises(PriorError, match="no prompt"):
+        read_prior(file)
+    pq.write_table(pa.table({"prompt_id": pa.array([None], pa.string()), "success_rate": [0.5]}), file)
+    with pytest.raises(PriorError, match="no text"):
+        read_prior(file)

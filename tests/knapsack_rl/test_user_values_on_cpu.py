@@ -152,3 +152,43 @@ def test_a_configured_function_of_beliefs_and_state_decides_from_the_first_step_
     plans = [one.plan(ids, epoch=3, step=4).budgets for one in (explorer, again)]
     assert plans[0].tobytes() == plans[1].tobytes()
     assert len(set(plans[0].tolist())) > 1
+
+
+def in_place(n, p):
+    q = 1.0 - p
+    p *= p
+    return (1.0 - q**n) * q
+
+
+def with_one_buffer():
+    buffer = np.empty(16)
+
+    def value(n, p):
+        buffer[: p.size] = (1.0 - (1.0 - p) ** n) * (1.0 - p)
+        return buffer[: p.size]
+
+    return value
+
+
+def scalar_that_begins_with_an_integer(n, p):
+    return 0 if p < 0.2 else (1.0 - (1.0 - p) ** n) * (1.0 - p)
+
+
+def plain(n, p):
+    return (1.0 - (1.0 - p) ** n) * (1.0 - p)
+
+
+@pytest.mark.parametrize("careless", [in_place, with_one_buffer()], ids=["in_place", "one_buffer"])
+def test_a_function_may_work_in_place_and_keep_its_buffer(careless):
+    rates = np.array([0.1, 0.5, 0.5, 0.9])
+    budgets = knapsack_allocate(rates, 32, 2, 16, value=careless).budgets
+    assert budgets.tolist() == knapsack_allocate(rates, 32, 2, 16, value=plain).budgets.tolist()
+    assert rates.tolist() == [0.1, 0.5, 0.5, 0.9]
+    check_value(user_value(in_place, "mine"), 2, 16)
+    check_value(user_value(lambda n, p: np.log(p), "mine"), 2, 16)  # at the same points as ever
+
+
+def test_a_vectorized_function_of_scalars_keeps_its_fractions():
+    value = user_value(np.vectorize(scalar_that_begins_with_an_integer), "mine")
+    rates = np.array([0.1, 0.5])
+    assert value.value(3, rates).tolist() == [0.0, plain(3, 0.5)]

@@ -152,6 +152,7 @@ def test_a_resumed_run_repeats_the_budgets_to_the_bit(killed_and_resumed, train,
     assert budgets_of(after, step + 1) == budgets_of(before, step + 1)
 
 
+@pytest.mark.slow
 def test_evicted_and_failed_groups_are_learned_from_and_padding_is_not(train, tiny_task, tmp_path):
     """DAPO's filter evicts what is always or never solved, which the knapsack must know; some sessions fail."""
     folder = tmp_path / "run"

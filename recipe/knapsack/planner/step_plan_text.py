@@ -16,6 +16,7 @@ def format_plan(plan: StepPlan, model: str, gpu_memory_gb: float) -> str:
         ("machines", f"{plan.nodes} with {plan.gpus_per_node} GPUs of {gpu_memory_gb:g} GB, {gpus} GPUs in all"),
         ("prompts", f"{plan.prompts:,}"),
         ("rollouts", f"{budgets} ({plan.allocator}: {_bounds(plan)})"),
+        ("method", f"success rates by {plan.estimator}, prompts weighted by {plan.prompt_weight}"),
         ("rows per GPU", f"{plan.rows_per_gpu:,}"),
         ("mini-batches", f"{plan.mini_batches} (updates: {plan.updates})"),
         (

@@ -22,6 +22,7 @@ class StepPlan:
     Attributes:
         nodes, gpus_per_node: the machines.
         prompts: M.
+        allocator, estimator, prompt_weight: how rollouts are allocated, success rates estimated, prompts weighted.
         budgets: the total budgets N_total that occur; a schedule has several.
         fewest_rollouts, most_rollouts: bounds on the rollouts of one prompt.
         rows_per_gpu: rollouts that each GPU generates and is trained on.
@@ -40,6 +41,8 @@ class StepPlan:
     gpus_per_node: int
     prompts: int
     allocator: str
+    estimator: str
+    prompt_weight: str
     budgets: tuple[int, ...]
     fewest_rollouts: int
     most_rollouts: int
@@ -79,6 +82,8 @@ def plan_step(config: DictConfig, size: ModelSize | None, gpu_memory_gb: float =
         gpus_per_node=config.trainer.n_gpus_per_node,
         prompts=prompts,
         allocator=exploration.allocator,
+        estimator=exploration.success_rate.estimator,
+        prompt_weight=config.algorithm.prompt_weight,
         budgets=budgets,
         fewest_rollouts=exploration.n_low if is_knapsack else min(budgets) // prompts,
         most_rollouts=exploration.n_up if is_knapsack else -(-rollouts // prompts),

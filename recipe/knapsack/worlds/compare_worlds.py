@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from knapsack_rl import ExplorationConfig
 from recipe.knapsack.worlds.methods import (
     BASELINE,
     FINAL_METHODS,
@@ -67,9 +68,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
     options = parser.parse_args(arguments)
-    for name in ("rollouts", "steps", "parallel"):
+    for name in ("steps", "parallel"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}: expected at least 1")
+    bounds = ExplorationConfig()
+    if not bounds.n_low <= options.rollouts <= bounds.n_up:
+        parser.error(f"--rollouts is {options.rollouts}: expected {bounds.n_low} to {bounds.n_up}")
     if options.worlds is None:
         options.worlds = list(TUNING_WORLDS[:4] if options.tune else FINAL_WORLDS)
     if options.tune and not set(options.worlds) <= set(TUNING_WORLDS):

@@ -307,7 +307,9 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             if self.explorer.adv_estimator.compares_group:
                 advantages = without_single_rollouts(advantages, batch.non_tensor_batch["uid"])
             batch.batch["advantages"] = weigh_prompts(
-                clip_advantages(advantages, algorithm.adv_clip), batch.non_tensor_batch["uid"], algorithm.prompt_weight
+                clip_advantages(advantages, algorithm.adv_clip),
+                batch.non_tensor_batch["uid"],
+                algorithm.get("prompt_weight", "rows"),
             )
             if algorithm.adv_clip is not None:
                 step.metrics["actor/adv_clip_ratio"] = clipped_share(

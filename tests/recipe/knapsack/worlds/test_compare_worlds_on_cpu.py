@@ -91,6 +91,7 @@ def test_runs_that_differ_are_kept_apart(tmp_path):
     [
         (["--tune", "--worlds", "20"], "expected worlds of 0 to 11"),
         (["--steps", "0"], "--steps is 0: expected at least 1"),
+        (["--rollouts", "1"], "--rollouts is 1: expected 2 to 128"),
         (["--methods", "best"], "invalid choice"),
     ],
 )

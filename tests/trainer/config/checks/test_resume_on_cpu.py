@@ -280,6 +280,18 @@ def test_other_data_are_said(config_with, settings, checkpoint, earlier, write):
     assert notice.startswith(f"data.train_files={more} differs from {settings[TRAIN]}")
 
 
+def test_another_method_is_said(config_with, settings, checkpoint, earlier):
+    checkpoint()
+    earlier()
+    notices = resume_notices(config_with({**settings, "exploration.preset": "recommended"}))
+    assert [notice.partition(" ")[0] for notice in notices] == [
+        "exploration.preset=recommended",
+        "exploration.success_rate.estimator=beta",
+        "algorithm.prompt_weight=sqrt",
+    ]
+    assert "was trained with previous_epoch" in notices[1]
+
+
 def test_the_seed_of_the_data_is_one_where_none_was_set(config_with, settings, checkpoint, earlier):
     checkpoint()
     earlier()

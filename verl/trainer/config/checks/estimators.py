@@ -71,7 +71,7 @@ def check_advantage_clip(config: DictConfig, facts: Facts) -> None:
 
 def check_prompt_weight(config: DictConfig, facts: Facts) -> None:
     """Refuse a weight of prompts that is not one of `PROMPT_WEIGHTS`."""
-    prompt_weight = config.algorithm.prompt_weight
+    prompt_weight = config.algorithm.get("prompt_weight", "rows")  # configurations of earlier versions have none
     if prompt_weight not in PROMPT_WEIGHTS:
         raise ConfigError(
             f"algorithm.prompt_weight={prompt_weight!r} is not accepted: expected one of {', '.join(PROMPT_WEIGHTS)}."

@@ -24,6 +24,12 @@ from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.files import count_rows
 from verl.trainer.config.checks.reading import prompts_per_batch, refuse_home_sign, uses_critic, world_size
 
+_OF_THE_METHOD = (
+    "exploration.allocator",
+    "exploration.preset",
+    "exploration.success_rate.estimator",
+    "algorithm.prompt_weight",
+)
 _NEW_RUN = "start a new run with trainer.resume_mode=disable in another trainer.default_local_dir"
 # What verl shuffles by if data.seed is not there.
 _DEFAULT_DATA_SEED = 1
@@ -252,6 +258,7 @@ def resume_notices(config: DictConfig) -> list[str]:
         )
     if checkpoint is not None:
         notices += _changed_data(config, checkpoint)
+        notices += _changed_method(config, checkpoint)
         for section, folder, contents in _parts_of_model(config, checkpoint):
             absent = [part for part in ("optimizer", "extra") if part not in contents.load_contents]
             if absent:
@@ -280,6 +287,18 @@ def _changed_data(config: DictConfig, checkpoint: Path) -> list[str]:
         f"data.train_files={config.data.train_files} differs from {before}, with which {checkpoint} was trained: "
         "until the "
         "end of its epoch prompts may repeat or be left out."
+    ]
+
+
+def _changed_method(config: DictConfig, checkpoint: Path) -> list[str]:
+    """A line for each key of the method that another value trained the checkpoint with."""
+    file = checkpoint.parent / CONFIG_FILE
+    before = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    return [
+        f"{key}={_value(config, key)} from here on: {checkpoint} was trained with {_value(before, key)}. Give another "
+        "trainer.default_local_dir if this was to be a run of its own."
+        for key in _OF_THE_METHOD
+        if OmegaConf.select(before, key) is not None and _value(before, key) != _value(config, key)
     ]
 
 
