@@ -19,8 +19,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "paper": MappingProxyType(
             {"exploration.success_rate.estimator": "previous_epoch", "algorithm.prompt_weight": "rows"}
         ),
-        # Point estimates of the last epoch can lose against GRPO (docs/results.md); a posterior with evened-out weights
-        # gained on every world of the tiny task.
+        # Point estimates of the last epoch can lose against GRPO, a posterior did not (docs/results.md). Square-root
+        # weights rest on the simulation there.
         "recommended": MappingProxyType(
             {"exploration.success_rate.estimator": "beta", "algorithm.prompt_weight": "sqrt"}
         ),
