@@ -165,8 +165,9 @@ COMMANDS = {
     "python -m recipe.knapsack.report RUN [RUN ...] --output report": by(
         f"{_REPORT}::test_every_figure_is_on_the_page_and_in_a_file", f"{_REPORT}::test_a_real_run"
     ),
-    "python -m recipe.knapsack.report runs/compare/seed_0/grpo runs/compare/seed_0/knapsack "
-    "--names GRPO Knapsack-GRPO": by(f"{_REPORT}::test_names_are_shown_as_they_are"),
+    "python -m recipe.knapsack.report runs/quickstart/grpo runs/quickstart/knapsack --names GRPO Knapsack-GRPO": by(
+        f"{_REPORT}::test_names_are_shown_as_they_are"
+    ),
     "python -m recipe.knapsack.evaluate RUN/global_step_N --output eval --data "
     "$RAY_DATA_HOME/math_evaluation/evaluation.parquet": by(
         "recipe/knapsack/evaluate/test_evaluation_on_cpu.py::test_a_checkpoint_of_two_workers_is_evaluated_on_one"
