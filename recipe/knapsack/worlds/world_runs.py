@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
 from recipe.knapsack.worlds.methods import METHODS
 from recipe.knapsack.worlds.plain_training import PROMPTS_PER_STEP, PlainTraining, Validation
+from verl.utils.processes import end_with_parent
 
 __all__ = ["Result", "WorldRun", "run_all"]
 
@@ -106,13 +108,15 @@ def run_all(runs: Sequence[WorldRun], parallel: int) -> None:
     """Train what is not finished, ``parallel`` at a time; the bar shows rollouts and the time left.
 
     Raises:
-        Exception: what a training raised; those that are under way are ended.
+        Exception: what a training raised; those that are under way end first.
     """
     waiting = [run for run in runs if run.result() is None]
     bar = tqdm(total=sum(run.total_rollouts for run in runs), unit="rollout", unit_scale=True, smoothing=0.02)
     bar.update(sum(run.total_rollouts for run in runs) - sum(run.total_rollouts for run in waiting))
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(parallel, mp_context=context) as pool, bar:
+    manager = SyncManager(ctx=context)
+    manager.start(initializer=end_with_parent)
+    with manager, ProcessPoolExecutor(parallel, mp_context=context, initializer=end_with_parent) as pool, bar:
         spent = manager.dict()
         by_warm_start = {run.warm_start: run.world for run in waiting}
         bar.set_description_str("warm starts")

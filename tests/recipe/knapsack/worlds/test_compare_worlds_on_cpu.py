@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
+from training_process import ROOT
 
 from knapsack_rl.presets import PRESETS
 from recipe.knapsack.worlds import compare_worlds, world_runs
@@ -78,6 +82,22 @@ def test_a_finished_training_is_kept_and_an_interrupted_one_is_not(warm_start, t
     compare_worlds.main([*command, "--show"])
     assert len(calls) == 2 and "| GRPO | 1 |" in capsys.readouterr().out
     assert not list(tmp_path.glob("world_5/*.unfinished"))
+
+
+@pytest.mark.slow
+def test_no_training_outlives_a_killed_command(tmp_path):
+    command = [sys.executable, "-m", "recipe.knapsack.compare_worlds", "--output", tmp_path, "--worlds", "5"]
+    process = psutil.Popen([*map(str, command), "--parallel", "2"], cwd=ROOT)
+    try:
+        deadline = time.monotonic() + 120
+        while len(children := process.children(recursive=True)) < 3:
+            assert time.monotonic() < deadline and process.is_running()
+            time.sleep(0.1)
+        time.sleep(20)  # until the workers have imported what they train with
+    finally:
+        process.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
 
 
 def test_runs_that_differ_are_kept_apart(tmp_path):
