@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from knapsack_rl.advantage_estimators import value_for_adv_estimator
 from knapsack_rl.config import ConfigError, ExplorationConfig
+from knapsack_rl.options import is_number
 from knapsack_rl.token_limit import is_share, least_factor
 from knapsack_rl.value_checks import check_concave, check_value
 from knapsack_rl.value_function import ValueFunction
 from knapsack_rl.values import resolve_value_function
+from knapsack_rl.weighting import PROMPT_WEIGHTS
 
-__all__ = ["check_reviews", "check_token_limit", "configured_value"]
+__all__ = ["check_adv_clip", "check_prompt_weight", "check_reviews", "check_token_limit", "configured_value"]
 
 
 def configured_value(config: ExplorationConfig, adv_estimator: str) -> ValueFunction:
@@ -43,6 +45,28 @@ def configured_value(config: ExplorationConfig, adv_estimator: str) -> ValueFunc
     return function
 
 
+def check_adv_clip(adv_clip: object) -> None:
+    """Refuse a clip of advantages that is neither None nor a positive number.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    if adv_clip is not None and not (is_number(adv_clip) and adv_clip > 0):  # type: ignore[operator]
+        raise ConfigError(f"algorithm.adv_clip={adv_clip!r} is not accepted: expected null or a number above 0.")
+
+
+def check_prompt_weight(prompt_weight: object) -> None:
+    """Refuse a weight of prompts that is not one of `PROMPT_WEIGHTS`.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    if prompt_weight not in PROMPT_WEIGHTS:
+        raise ConfigError(
+            f"algorithm.prompt_weight={prompt_weight!r} is not accepted: expected one of {', '.join(PROMPT_WEIGHTS)}."
+        )
+
+
 def check_token_limit(
     config: ExplorationConfig, adv_estimator: str, num_prompts: int, rollouts_per_prompt: int
 ) -> None:
@@ -67,10 +91,9 @@ def check_token_limit(
         )
     if config.solver == "dp":
         raise ConfigError(f"{key} needs exploration.solver=auto or greedy, not dp.")
+    function = configured_value(config, adv_estimator)
     try:
-        check_concave(configured_value(config, adv_estimator), config.n_low, config.n_up)
-    except ConfigError:
-        raise
+        check_concave(function, config.n_low, config.n_up)
     except ValueError as error:
         raise ConfigError(f"{key} is not accepted: {error}.") from error
     for budget in config.budget_schedule(num_prompts, rollouts_per_prompt).budgets:

@@ -12,7 +12,7 @@ The prompt is a list of messages, its JSON text, or plain text, which is taken f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -30,6 +30,7 @@ __all__ = [
     "by_prompt",
     "checked_rates",
     "is_prior_file",
+    "prior_of_column",
     "prior_of_file",
     "read_prior",
     "refuse_unknown",
@@ -101,6 +102,23 @@ def prior_of_file(prior: str | None) -> dict[str, float] | None:
     if prior is None or not is_prior_file(prior):
         return None
     return read_prior(Path(prior).expanduser())
+
+
+def prior_of_column(prior: str | None, batch: Mapping[str, Iterable[Any]]) -> Array | None:
+    """(M,) rates of a batch's prompts, where ``exploration.success_rate.prior`` names a column of it; else None.
+
+    Raises:
+        PriorError: the batch has no such column, or it holds something that is no success rate.
+
+    >>> prior_of_column("pass_rate", {"pass_rate": [0.25, 1.0]}).tolist()
+    [0.25, 1.0]
+    """
+    if prior is None or is_prior_file(prior):
+        return None
+    key = f"exploration.success_rate.prior={prior}"
+    if prior not in batch.keys():
+        raise PriorError(f"{key}: the data set's rows have no such column but {', '.join(batch.keys())}")
+    return checked_rates(batch[prior], f"{key}: the batch")
 
 
 def checked_rates(values: Iterable[Any], where: str) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,41 @@ from knapsack_rl.prior import PriorError, by_prompt, checked_rates, is_prior_fil
 __all__ = ["check_prior"]
 
 
-def check_prior(prior: str, data_files: Sequence[Path], *, prompt_key: str, has_known_identities: bool) -> None:
+def check_prior(
+    prior: str, data_files: Sequence[Path], *, are_all: bool, prompt_key: str, media_keys: Collection[str]
+) -> None:
     """Read a prior as training will, and compare it with the training data. Needs pyarrow.
 
     Args:
         prior: ``exploration.success_rate.prior``, a file or a column.
         data_files: parquet files of the training data that are here.
+        are_all: whether these are all training data, and handed on as they are.
         prompt_key: their column of messages.
-        has_known_identities: whether these are all training data, and a prompt's identity is that of its messages.
+        media_keys: columns of images and the like, part of a prompt's identity: where there is one, priors are
+            not compared with the prompts.
 
     Raises:
         PriorError: it cannot be read, is no success rate, contradicts itself, or names prompts that there are not.
         FileNotFoundError: there is no such file.
     """
+    knows_prompts = are_all and not _have_one_of(media_keys, data_files)
     if is_prior_file(prior):
         rates = read_prior(Path(prior).expanduser())
-        if has_known_identities:
+        if knows_prompts:
             refuse_unknown(rates, set(_ids(data_files, prompt_key)), prior)
         return
     column: list[float] = []
     for file in data_files:
         column += _column_of(file, prior)
-    if has_known_identities:
+    if knows_prompts:
         where = f"column {prior!r} of data.train_files"
         by_prompt(_ids(data_files, prompt_key), checked_rates(column, where), where)
+
+
+def _have_one_of(columns: Collection[str], data_files: Sequence[Path]) -> bool:
+    import pyarrow.parquet
+
+    return any(set(columns) & set(pyarrow.parquet.read_schema(file).names) for file in data_files)
 
 
 def _column_of(file: Path, column: str) -> list[float]:

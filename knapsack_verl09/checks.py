@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
-import pyarrow.parquet
 from omegaconf import DictConfig, OmegaConf
 
 from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError, ExplorationConfig, check_preset
-from knapsack_rl.config_checks import check_reviews, check_token_limit, configured_value
-from knapsack_rl.options import is_number
+from knapsack_rl.config_checks import (
+    check_adv_clip,
+    check_prompt_weight,
+    check_reviews,
+    check_token_limit,
+    configured_value,
+)
 from knapsack_rl.prior import PriorError, is_prior_file
 from knapsack_rl.prior_checks import check_prior
 from knapsack_rl.status_file import TaskStatusError
 from knapsack_rl.task_status import TaskStatus
-from knapsack_rl.weighting import PROMPT_WEIGHTS
 
 __all__ = ["TRAINER_MODES", "check_config", "exploration_config"]
 
@@ -85,14 +88,9 @@ def _check_left_to_verl(config: DictConfig, exploration: ExplorationConfig) -> N
 
 
 def _check_advantages(config: DictConfig, exploration: ExplorationConfig) -> None:
-    name, adv_clip = config.algorithm.adv_estimator, config.algorithm.adv_clip
-    if adv_clip is not None and not (is_number(adv_clip) and adv_clip > 0):
-        raise ConfigError(f"algorithm.adv_clip={adv_clip!r} is not accepted: expected null or a number above 0.")
-    if config.algorithm.prompt_weight not in PROMPT_WEIGHTS:
-        raise ConfigError(
-            f"algorithm.prompt_weight={config.algorithm.prompt_weight!r} is not accepted: expected one of "
-            f"{', '.join(PROMPT_WEIGHTS)}."
-        )
+    name = config.algorithm.adv_estimator
+    check_adv_clip(config.algorithm.adv_clip)
+    check_prompt_weight(config.algorithm.prompt_weight)
     if name == "remax":
         raise ConfigError(
             "algorithm.adv_estimator=remax is not accepted on verl 0.9: its trainers draw no greedy response."
@@ -186,13 +184,12 @@ def _check_prior(config: DictConfig, exploration: ExplorationConfig) -> None:
     named = _named_files(config, "data.train_files")
     files = [Path(file).expanduser() for file in named if _is_here(file) and file.endswith(".parquet")]
     try:
-        media = {data.image_key, data.video_key, data.audio_key}
-        has_media = any(media & set(pyarrow.parquet.read_schema(file).names) for file in files)
         check_prior(
             prior,
             files,
+            are_all=0 < len(files) == len(named) and not of_the_user,
             prompt_key=data.prompt_key,
-            has_known_identities=bool(files) and len(files) == len(named) and not of_the_user and not has_media,
+            media_keys=(data.image_key, data.video_key, data.audio_key),
         )
     except (PriorError, OSError, pyarrow.ArrowException) as error:
         raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
@@ -20,7 +19,7 @@ from transfer_queue import KVBatchMeta
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.prior import checked_rates, is_prior_file, prior_of_file
+from knapsack_rl.prior import prior_of_column, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
 from knapsack_rl.status_records import reviewed_at
 from knapsack_rl.task_status import TaskStatus
@@ -45,22 +44,6 @@ def identify(batch: TensorDict) -> list[str]:
     """Identify each prompt of a batch by its content: data source and messages."""
     sources = batch["data_source"] if "data_source" in batch.keys() else [""] * len(batch)
     return [prompt_id(str(source), messages) for source, messages in zip(sources, batch["raw_prompt"], strict=True)]
-
-
-def prior_of_column(prior: str | None, batch: TensorDict) -> np.ndarray | None:
-    """(M,) success rates in [0, 1] of a batch, where ``exploration.success_rate.prior`` names a column; else None.
-
-    Raises:
-        ValueError: the batch has no such column, or it holds something that is no success rate.
-    """
-    if prior is None or is_prior_file(prior):
-        return None
-    if prior not in batch.keys():
-        raise ValueError(
-            f"exploration.success_rate.prior={prior}: the data set's rows have no such column but "
-            f"{', '.join(batch.keys())}"
-        )
-    return checked_rates(list(batch[prior]), f"exploration.success_rate.prior={prior}: the batch")
 
 
 class KnapsackTrainer(PPOTrainer):

@@ -216,7 +216,7 @@ class PlainTraining:
                 break
         rollouts = Rollouts.joined(generated)
         self._effective_ratios.append(float(rollouts.effective.mean()))
-        if len(generated) == 1 and not dynamic.enable:
+        if not dynamic.enable:
             return rollouts
         return rollouts.take(choose_rows(rollouts.effective, rollouts.groups, num_rows))
 

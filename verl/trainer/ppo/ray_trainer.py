@@ -21,7 +21,7 @@ import torch
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.outcomes import Outcomes
-from knapsack_rl.prior import prior_of_file
+from knapsack_rl.prior import prior_of_column, prior_of_file
 from verl import DataProto
 from verl.experimental.dataset.sampler import AbstractCurriculumSampler
 from verl.protocol import pad_dataproto_to_divisor, unpad_dataproto
@@ -38,7 +38,6 @@ from verl.trainer.ppo.core_algos import AdvantageEstimator, agg_loss
 from verl.trainer.ppo.exploration_utils import knapsack_allocate
 from verl.trainer.ppo.metric_utils import compute_rollout_policy_metrics, process_validation_metrics
 from verl.trainer.ppo.outcomes import read_outcomes
-from verl.trainer.ppo.priors import prior_of_column
 from verl.trainer.ppo.prompts import group_names, identify, split_generation_inputs, take_rows
 from verl.trainer.ppo.resource_pools import check_cpu_slots, cpu_pool
 from verl.trainer.ppo.reward import add_rewards, compute_reward, compute_reward_async
@@ -180,7 +179,7 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
                 epoch=self.epoch,
                 step=step.number,
                 num_workers=self._rollout_engines(),
-                prior=prior_of_column(self.exploration.success_rate, batch),
+                prior=prior_of_column(self.exploration.success_rate.prior, batch.non_tensor_batch),
             )
         gen_batch = split_generation_inputs(batch)
         batch.non_tensor_batch["uid"] = group_names(step.number, generation, len(batch))

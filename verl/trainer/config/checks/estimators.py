@@ -6,9 +6,7 @@ from omegaconf import DictConfig
 
 from knapsack_rl.advantage_estimators import advantage_estimator
 from knapsack_rl.config import ConfigError
-from knapsack_rl.config_checks import configured_value
-from knapsack_rl.options import is_number
-from knapsack_rl.weighting import PROMPT_WEIGHTS
+from knapsack_rl.config_checks import check_adv_clip, check_prompt_weight, configured_value
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import exploration_config, only_validates, prompts_per_batch
 
@@ -62,20 +60,10 @@ def check_groups(config: DictConfig, facts: Facts) -> None:
         )
 
 
-def check_advantage_clip(config: DictConfig, facts: Facts) -> None:
-    """Refuse a clip that is neither null nor a positive number."""
-    adv_clip = config.algorithm.adv_clip
-    if adv_clip is not None and not (is_number(adv_clip) and adv_clip > 0):
-        raise ConfigError(f"algorithm.adv_clip={adv_clip!r} is not accepted: expected null or a number above 0.")
-
-
-def check_prompt_weight(config: DictConfig, facts: Facts) -> None:
-    """Refuse a weight of prompts that is not one of `PROMPT_WEIGHTS`."""
-    prompt_weight = config.algorithm.get("prompt_weight", "rows")  # configurations of earlier versions have none
-    if prompt_weight not in PROMPT_WEIGHTS:
-        raise ConfigError(
-            f"algorithm.prompt_weight={prompt_weight!r} is not accepted: expected one of {', '.join(PROMPT_WEIGHTS)}."
-        )
+def check_advantages(config: DictConfig, facts: Facts) -> None:
+    """Refuse a clip that is neither null nor a positive number, and an unknown weight of prompts."""
+    check_adv_clip(config.algorithm.adv_clip)
+    check_prompt_weight(config.algorithm.get("prompt_weight", "rows"))  # configurations of earlier versions have none
 
 
 def check_importance_cap(config: DictConfig, facts: Facts) -> None:

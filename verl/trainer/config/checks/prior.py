@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet
 from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
@@ -25,21 +24,14 @@ def check_prior(config: DictConfig, facts: Facts) -> None:
             return
     elif config.data.custom_cls.path is not None:
         return  # a data set class of the user's own hands on what it likes
-    files = local_data_files(config, "train_files")
+    files, data = local_data_files(config, "train_files"), config.data
     try:
         check_prior_of_data(
             prior,
             [Path(file) for file in files],
-            prompt_key=config.data.prompt_key,
-            has_known_identities=_has_known_identities(config, files),
+            are_all=data.custom_cls.path is None and len(files) == len(data_paths(config, "train_files")),
+            prompt_key=data.prompt_key,
+            media_keys=(data.image_key, data.video_key),
         )
     except (PriorError, FileNotFoundError) as error:
         raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error
-
-
-def _has_known_identities(config: DictConfig, files: list[str]) -> bool:
-    """Whether the training data are all here, and a prompt's identity is that of its text."""
-    if config.data.custom_cls.path is not None or len(files) < len(data_paths(config, "train_files")):
-        return False
-    media = {config.data.image_key, config.data.video_key}
-    return not any(media & set(pyarrow.parquet.read_schema(file).names) for file in files)
