@@ -68,16 +68,13 @@ def verdicts_of_this_grader(cases: Sequence[Case], pool: VerifierPool) -> list[b
 
 
 def verdict_of_math_verify(response: str, ground_truth: str) -> bool:
-    """What math-verify says of a response; what it cannot digest is wrong."""
+    """What math-verify says of a response; what it cannot parse, or not in time, it calls wrong itself."""
     from math_verify import parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs every expression that it cannot parse
-    try:
-        truth = parse(rf"\boxed{{{ground_truth}}}", parsing_timeout=SECONDS_PER_VERDICT)
-        answer = parse(response, parsing_timeout=SECONDS_PER_VERDICT)
-        return bool(verify(truth, answer, timeout_seconds=SECONDS_PER_VERDICT))
-    except Exception:
-        return False
+    truth = parse(rf"\boxed{{{ground_truth}}}", parsing_timeout=SECONDS_PER_VERDICT)
+    answer = parse(response, parsing_timeout=SECONDS_PER_VERDICT)
+    return bool(verify(truth, answer, timeout_seconds=SECONDS_PER_VERDICT))
 
 
 def boxed_answer(response: str) -> str:
