@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -96,11 +97,17 @@ class TrainingRun:
             self._save_checkpoint()
 
     def release_workers(self) -> None:
-        """End the worker processes; without this Ray reports their end with the run as a failure."""
+        """End the worker processes; without this Ray reports their end with the run as a failure.
+
+        A group's register center belongs to its first worker and has to end before it: Ray would end it as an orphan,
+        by a signal that it may report.
+        """
         groups = [self.actor_rollout_wg]
         groups += [self.critic_wg] if self.use_critic else []
         groups += [self.ref_policy_wg] if self.use_reference_policy and not self.ref_in_actor else []
         groups += [self.rm_wg] if self.use_rm else []
+        for name_prefix in {group.name_prefix for group in groups}:
+            _end_actor(ray.get_actor(f"{name_prefix}_register_center"))
         for worker in {worker._actor_id: worker for group in groups for worker in group.workers}.values():
             ray.kill(worker)
 
@@ -195,3 +202,9 @@ class TrainingRun:
         self.explorer.load_state_dict({"task_status": checkpoint.task_status.state_dict()})
         self.epoch = checkpoint.state["epoch"]
         self.cumulative_rollouts = checkpoint.state["cumulative_rollouts"]
+
+
+def _end_actor(actor: ray.actor.ActorHandle) -> None:
+    """Let an actor end itself, as `ray.kill` does not, and wait until it has."""
+    with contextlib.suppress(ray.exceptions.RayActorError):
+        ray.get(actor.__ray_terminate__.remote())
