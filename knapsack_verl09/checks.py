@@ -17,6 +17,7 @@ from knapsack_rl.config_checks import (
     check_token_limit,
     configured_value,
 )
+from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, null_or
 from knapsack_rl.prior import PriorError, is_prior_file
 from knapsack_rl.prior_checks import check_prior
 from knapsack_rl.status_file import TaskStatusError
@@ -33,6 +34,19 @@ _DONE_BY_VERL = {
     "dump_rollouts": (None, "set trainer.rollout_data_dir"),
     "log_histogram_every": (0, "verl 0.9's loggers take numbers only; the report draws the charts from the history"),
 }
+
+_TEXT = Option("text", lambda value: isinstance(value, str))
+_AT_LEAST_ONE = integer_at_least(1)
+_KINDS = {
+    "data.train_batch_size": _AT_LEAST_ONE,
+    "actor_rollout_ref.rollout.n": _AT_LEAST_ONE,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": _AT_LEAST_ONE,
+    "trainer.default_local_dir": _TEXT,
+    "trainer.v1.trainer_mode": _TEXT,
+    "knapsack.task_status": null_or(_TEXT),
+    "knapsack.dry_run": TRUE_OR_FALSE,
+}
+"""The values that the other checks compute with."""
 
 
 def exploration_config(config: DictConfig) -> ExplorationConfig:
@@ -54,6 +68,13 @@ def check_config(config: DictConfig) -> None:
     exploration = exploration_config(config)
     for check in _CHECKS:
         check(config, exploration)
+
+
+def _check_kinds(config: DictConfig, exploration: ExplorationConfig) -> None:
+    for key, option in _KINDS.items():
+        value = OmegaConf.select(config, key)
+        if not option.accepts(value):
+            raise ConfigError(f"{key}={value!r} is not accepted: expected {option.accepted}.")
 
 
 def _check_trainer(config: DictConfig, exploration: ExplorationConfig) -> None:
@@ -208,6 +229,7 @@ def _check_task_status(config: DictConfig, exploration: ExplorationConfig) -> No
 
 
 _CHECKS: tuple[Callable[[DictConfig, ExplorationConfig], None], ...] = (
+    _check_kinds,
     _check_trainer,
     _check_left_to_verl,
     _check_advantages,

@@ -1,7 +1,8 @@
 """Training on the tiny task in a plain torch loop: the project's explorer, decoder and advantages, no Ray, no workers.
 
 A step does what the trainer's does with one worker and one mini-batch: plan, sample, score, advantages, one update by
-AdamW on the mean over tokens. It takes a fraction of the time, so that methods can be compared over many worlds.
+AdamW on the mean over tokens. It takes a fraction of the time, so that methods can be compared over many worlds. The
+update leaves out rollouts without a gradient, which verl computes: seconds flatter methods that have many of those.
 """
 
 from __future__ import annotations
@@ -249,10 +250,12 @@ class PlainTraining:
 
     def _update(self, rollouts: Rollouts) -> None:
         mask = _response_mask(rollouts.token_ids)
-        advantages = self._advantages(rollouts, mask)
-        log_probs = self._log_probs(rollouts)
+        advantages = self._advantages(rollouts, mask) * mask
+        # Rows without an advantage add nothing to the gradient; one row stays where all are such.
+        rows = advantages.any(dim=-1).nonzero().squeeze(-1).numpy() if advantages.any() else np.array([0])
+        log_probs = self._log_probs(rollouts.take(rows))
         # On policy, the ratio of PPO is 1, which no clip touches; its gradient is that of the log-probability.
-        loss = -((log_probs - log_probs.detach()).exp() * advantages * mask).sum() / mask.sum()
+        loss = -((log_probs - log_probs.detach()).exp() * advantages[rows]).sum() / mask.sum()
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
