@@ -100,6 +100,7 @@ class SuccessRateConfig:
         window: number of latest rollouts that ``window`` counts.
         min_rollouts: a prompt seen with fewer rollouts than this counts as unseen.
         discount: factor in [0, 1] on the earlier counts of ``beta`` at each visit of a prompt.
+        half_life: steps in which the counts of ``beta`` lose half of their weight besides; None = only visits count.
         prior_strength: weight of the prior of ``beta``, in rollouts.
         prior: where each prompt's success rate before training stands: a column of the data, or a ``.parquet`` or
             ``.csv`` file (`knapsack_rl.prior`); None = nowhere.
@@ -110,6 +111,7 @@ class SuccessRateConfig:
     window: int = 16
     min_rollouts: int = 1
     discount: float = 0.5
+    half_life: float | None = None
     prior_strength: float = 1.0
     prior: str | None = None
     prior_weight: float = 4.0

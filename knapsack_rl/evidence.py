@@ -20,8 +20,14 @@ class Evidence(NamedTuple):
     is_seen: Array
 
 
-def counted_evidence(records: Array, estimator: str, epoch: int, min_rollouts: int) -> Evidence:
-    """The evidence of an estimator in an epoch, as `TaskStatus` explains it."""
+def counted_evidence(
+    records: Array, estimator: str, epoch: int, min_rollouts: int, remembered: float | Array = 1.0
+) -> Evidence:
+    """The evidence of an estimator in an epoch, as `TaskStatus` explains it.
+
+    Args:
+        remembered: share that is left of the discounted counts, one or (M,).
+    """
     if estimator == "previous_epoch":
         successes, rollouts = counts_before(records, epoch)
         return Evidence(successes, rollouts - successes, rollouts >= min_rollouts)
@@ -30,7 +36,7 @@ def counted_evidence(records: Array, estimator: str, epoch: int, min_rollouts: i
         failures = np.sum(records["outcomes"] == 0, axis=1).astype(np.float64)
         return Evidence(successes, failures, successes + failures >= min_rollouts)
     is_seen = records["total_rollouts"] >= min_rollouts
-    return Evidence(records["discounted_successes"], records["discounted_failures"], is_seen)
+    return Evidence(remembered * records["discounted_successes"], remembered * records["discounted_failures"], is_seen)
 
 
 def with_priors(evidence: Evidence, has_counts: Array, priors: Array, weight: float) -> Evidence:

@@ -135,11 +135,13 @@ class Explorer:
         prompt_ids = tuple(prompt_ids)
         if prior is not None:
             self.task_status.add_priors(prompt_ids, prior)
-        success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch)
+        success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch, step=step)
         known = Estimates(
             success_rates,
-            self.task_status.greedy_match_rates(prompt_ids, epoch=epoch) if self._uses_greedy_matches else None,
-            self.task_status.beliefs(prompt_ids, epoch=epoch) if self._uses_beliefs else None,
+            self.task_status.greedy_match_rates(prompt_ids, epoch=epoch, step=step)
+            if self._uses_greedy_matches
+            else None,
+            self.task_status.beliefs(prompt_ids, epoch=epoch, step=step) if self._uses_beliefs else None,
         )
         needs_state = self._value is not None and self._value.needs_state
         state = self.task_status.training_state(epoch=epoch, step=step) if needs_state else None

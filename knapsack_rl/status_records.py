@@ -23,7 +23,8 @@ __all__ = [
     "mean_before",
     "mean_length",
     "record_dtype",
-    "reviewed_at",
+    "visited_at",
+    "share_remembered",
     "slide_window",
     "steps_since_review",
     "sum_by",
@@ -56,16 +57,15 @@ def record_dtype(window: int) -> np.dtype[Any]:
             ("discounted_lengths", "<f8"),  # number of rollouts behind discounted_tokens
             ("greedy_success", "i1"),
             ("ever_succeeded", "i1"),
-            (
-                "reviewed_step",
-                "<i8",
-            ),  # step of the latest visit with mixed outcomes or enough rollouts; else of the first
+            # Step of the latest visit, and of the latest with mixed outcomes or enough rollouts; else of the first.
+            ("visited_step", "<i8"),
+            ("reviewed_step", "<i8"),
             ("outcomes", "i1", (window,)),  # newest last; NO_OUTCOME where there are fewer rollouts than the window
         ]
     )
 
 
-_SINCE_VERSION_2 = ("ever_succeeded", "reviewed_step")
+_SINCE_VERSION_2 = ("ever_succeeded", "visited_step", "reviewed_step")
 
 
 def upgraded_records(records: Array, step: int) -> Array | None:
@@ -91,7 +91,7 @@ def upgraded_records(records: Array, step: int) -> Array | None:
     counts = ("last_successes", "earlier_successes", "discounted_successes")
     upgraded["ever_succeeded"] = np.any([records[name] > 0 for name in counts], axis=0)
     upgraded["ever_succeeded"] |= np.any(records["outcomes"] == 1, axis=1)
-    upgraded["reviewed_step"] = step
+    upgraded["visited_step"] = upgraded["reviewed_step"] = step
     return upgraded
 
 
@@ -100,7 +100,7 @@ def empty_records(num_records: int, window: int) -> Array:
     records["last_epoch"] = NO_EPOCH
     records["earlier_epoch"] = NO_EPOCH
     records["greedy_success"] = UNKNOWN_GREEDY
-    records["reviewed_step"] = NO_STEP
+    records["visited_step"] = records["reviewed_step"] = NO_STEP
     records["outcomes"] = NO_OUTCOME
     return records
 
@@ -162,14 +162,27 @@ def count_visit(records: Array, prompt_index: Array, outcomes: Array, *, step: i
     is_mixed = (successes > 0) & (successes < rollouts)
     is_review = is_mixed | (rollouts >= enough_rollouts) | (records["reviewed_step"] == NO_STEP)
     records["reviewed_step"][is_review] = step
+    records["visited_step"] = step
     records["ever_succeeded"][successes > 0] = 1
 
 
-def count_discounted(records: Array, prompt_index: Array, outcomes: Array, discount: float) -> None:
+def count_discounted(records: Array, prompt_index: Array, outcomes: Array, discount: float | Array) -> None:
+    """Add a visit to the discounted counts, of which ``discount`` (one, or one per record) is left."""
     successes = sum_by(prompt_index, outcomes, len(records))
     failures = sum_by(prompt_index, 1 - outcomes, len(records))
     records["discounted_successes"] = discount * records["discounted_successes"] + successes
     records["discounted_failures"] = discount * records["discounted_failures"] + failures
+
+
+def share_remembered(records: Array, step: int, half_life: float | None) -> float | Array:
+    """(M,) share of each record's discounted counts that is left at ``step``: half of it every ``half_life`` steps.
+
+    A prior that no visit followed yet does not age, and without a half-life nothing does.
+    """
+    if half_life is None:
+        return 1.0
+    visited = records["visited_step"]
+    return np.where(visited == NO_STEP, 1.0, 0.5 ** ((step - visited) / half_life))
 
 
 def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount: float) -> None:
@@ -185,10 +198,10 @@ def steps_since_review(records: Array, step: int) -> Array:
     return np.where(reviewed == NO_STEP, np.nan, step - reviewed.astype(np.float64))
 
 
-def reviewed_at(records: Array, step: int) -> Array:
-    """The records for a run that counts its steps anew: all their prompts count as reviewed at ``step``."""
+def visited_at(records: Array, step: int) -> Array:
+    """The records for a run that counts its steps anew: all their prompts count as visited and reviewed at ``step``."""
     moved = records.copy()
-    moved["reviewed_step"] = step
+    moved["visited_step"] = moved["reviewed_step"] = step
     return moved
 
 

@@ -27,25 +27,13 @@ from knapsack_rl.observations import (
     check_not_before,
     refuse_other_than_strings,
 )
-from knapsack_rl.options import integer_at_least, number, one_of
 from knapsack_rl.status_file import TaskStatusError, checked_contents, read_status, write_status
+from knapsack_rl.status_options import ESTIMATORS, STATUS_OPTIONS
 from knapsack_rl.training_state import TrainingState, training_state
 
 __all__ = ["ESTIMATORS", "STATUS_OPTIONS", "TaskStatus", "TaskStatusError", "prompt_id"]
 
 logger = logging.getLogger(__name__)
-
-ESTIMATORS = ("previous_epoch", "window", "beta")
-
-STATUS_OPTIONS = {
-    "estimator": one_of(ESTIMATORS),
-    "window": integer_at_least(1),
-    "min_rollouts": integer_at_least(1),
-    "discount": number("a number in [0, 1]", lambda value: 0.0 <= value <= 1.0),
-    "prior_strength": number("a finite number greater than 0", lambda value: value > 0.0),
-    "prior_weight": number("a finite number greater than 0", lambda value: value > 0.0),
-}
-"""What the options of a task status accept, here and in the configuration."""
 
 _UNSEEN = 0  # the row that unknown prompts resolve to; it never receives a rollout
 
@@ -60,8 +48,9 @@ class TaskStatus:
       prompt was observed. Rollouts of the current epoch do not enter it.
     * `window`: share of successes among the prompt's last `window` rollouts, across epochs.
     * `beta`: mean of a Beta posterior over discounted counts, `(S + k*mu) / (S + F + k)`. S and F are successes and
-      failures, multiplied by `discount` at each new visit; mu is the mean success rate of all prompts in the last
-      complete epoch (before there is one: in the current epoch so far, else 0.5); k is `prior_strength`.
+      failures, multiplied by `discount` at each new visit, and halved every `half_life` steps; mu is the mean success
+      rate of all prompts in the last complete epoch (before there is one: in the current epoch so far, else 0.5); k is
+      `prior_strength`.
 
     Args:
         estimator: one of `ESTIMATORS`.
@@ -90,10 +79,11 @@ class TaskStatus:
         window: int = 16,
         min_rollouts: int = 1,
         discount: float = 0.5,
+        half_life: float | None = None,
         prior_strength: float = 1.0,
         prior_weight: float = 4.0,
     ) -> None:
-        self.estimator, self.window, self.min_rollouts = estimator, window, min_rollouts
+        self.estimator, self.window, self.min_rollouts, self.half_life = estimator, window, min_rollouts, half_life
         self.discount, self.prior_strength, self.prior_weight = discount, prior_strength, prior_weight
         for name, option in STATUS_OPTIONS.items():
             if not option.accepts(getattr(self, name)):
@@ -149,12 +139,13 @@ class TaskStatus:
         prompt_ids, column = as_list(prompt_ids), np.asarray(rates, dtype=np.float64)
         self._priors.update(zip(prompt_ids, as_rates(column, len(prompt_ids), "priors").tolist(), strict=True))
 
-    def success_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> Array:
+    def success_rates(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> Array:
         """Estimate the success rates of prompts that are about to be sampled in `epoch`.
 
         Args:
             prompt_ids: M ids; repeats are allowed.
             epoch: the current epoch, counted from 0; not below the epoch of the latest observation.
+            step: the training step, up to which counts age; None, or one before it = that of the latest observation.
 
         Returns:
             (M,) float64 in [0, 1]; NaN for a prompt that is unseen or has fewer than `min_rollouts` rollouts, and has
@@ -164,17 +155,16 @@ class TaskStatus:
             ValueError: `epoch` lies before the latest observation.
         """
         prompt_ids = as_list(prompt_ids)
-        records = self._records_of(prompt_ids)
-        successes, failures, is_seen = self._evidence(records, prompt_ids, epoch)
+        successes, failures, is_seen = self._evidence(prompt_ids, epoch, step)
         if self.estimator == "beta":
             prior_mean = self._prior_mean(epoch)
             successes = successes + self.prior_strength * prior_mean
             failures = failures + self.prior_strength * (1.0 - prior_mean)
-        rates = np.full(len(records), np.nan)
+        rates = np.full(len(prompt_ids), np.nan)
         np.divide(successes, successes + failures, out=rates, where=is_seen)
         return rates
 
-    def beliefs(self, prompt_ids: Iterable[str], *, epoch: int) -> tuple[Array, Array]:
+    def beliefs(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> tuple[Array, Array]:
         """Parameters of a Beta belief about each prompt's success rate.
 
         The prior Beta(k*mu, k*(1-mu)) plus the successes and failures that the chosen estimator counts. The mean of
@@ -186,15 +176,13 @@ class TaskStatus:
         Returns:
             `(alpha, beta)`, (M,) float64 each, all greater than 0; the prior where `success_rates` is NaN.
         """
-        prompt_ids = as_list(prompt_ids)
-        records = self._records_of(prompt_ids)
-        successes, failures, is_seen = self._evidence(records, prompt_ids, epoch)
+        successes, failures, is_seen = self._evidence(as_list(prompt_ids), epoch, step)
         prior_mean = self._prior_mean(epoch)
         alpha = self.prior_strength * prior_mean + np.where(is_seen, successes, 0.0)
         beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
         return alpha, beta
 
-    def greedy_match_rates(self, prompt_ids: Iterable[str], *, epoch: int) -> Array:
+    def greedy_match_rates(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> Array:
         """Probability that a sampled rollout earns what the greedy rollout earned (ReMax; paper, appendix B).
 
         The success rate p where the prompt's latest greedy rollout succeeded, 1 - p where it failed.
@@ -205,7 +193,7 @@ class TaskStatus:
             (M,) float64 in [0, 1]; NaN where the success rate or the greedy outcome is unknown.
         """
         prompt_ids = list(prompt_ids)
-        rates = self.success_rates(prompt_ids, epoch=epoch)
+        rates = self.success_rates(prompt_ids, epoch=epoch, step=step)
         greedy = self._records_of(prompt_ids)["greedy_success"]
         return np.select([greedy == 1, greedy == 0], [rates, 1.0 - rates], default=np.nan)
 
@@ -282,7 +270,8 @@ class TaskStatus:
         rows, prompt_index = np.unique(self._add_rows(prompt_ids), return_inverse=True)
         records = self._records[rows]
         status_records.count_in_epoch(records, prompt_index, outcomes, self._epoch)
-        status_records.count_discounted(records, prompt_index, outcomes, self.discount)
+        remembered = self.discount * status_records.share_remembered(records, self._step, self.half_life)
+        status_records.count_discounted(records, prompt_index, outcomes, remembered)
         status_records.slide_window(records, prompt_index, outcomes)
         status_records.count_visit(records, prompt_index, outcomes, step=self._step, enough_rollouts=enough_rollouts)
         if lengths is not None:
@@ -303,6 +292,7 @@ class TaskStatus:
             "window": self.window,
             "min_rollouts": self.min_rollouts,
             "discount": self.discount,
+            **({} if self.half_life is None else {"half_life": self.half_life}),
             "prior_strength": self.prior_strength,
             "prior_weight": self.prior_weight,
             "epoch": self._epoch,
@@ -379,10 +369,13 @@ class TaskStatus:
         """(M,) prior of each prompt; NaN where there is none."""
         return np.array([self._priors.get(identity, np.nan) for identity in prompt_ids])
 
-    def _evidence(self, records: Array, prompt_ids: list[str], epoch: int) -> Evidence:
-        """What the estimator counts for each record, and for those without counts their prior."""
+    def _evidence(self, prompt_ids: list[str], epoch: int, step: int | None) -> Evidence:
+        """What the estimator counts for each prompt, and for those without counts their prior."""
         check_not_before(epoch, self._epoch, "epoch")
-        evidence = counted_evidence(records, self.estimator, epoch, self.min_rollouts)
+        records = self._records_of(prompt_ids)
+        now = self._step if step is None else max(step, self._step)
+        remembered = status_records.share_remembered(records, now, self.half_life)
+        evidence = counted_evidence(records, self.estimator, epoch, self.min_rollouts, remembered)
         if not self._priors:
             return evidence
         has_counts = records["total_rollouts"] > 0 if self.estimator == "beta" else evidence.is_seen

@@ -21,7 +21,7 @@ from knapsack_rl.identity import prompt_id
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import prior_of_column, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
-from knapsack_rl.status_records import reviewed_at
+from knapsack_rl.status_records import visited_at
 from knapsack_rl.task_status import TaskStatus
 from knapsack_verl09.advantages import adjust_advantages, gradient_shares, uid_of
 from knapsack_verl09.checks import TRAINER_MODES, exploration_config
@@ -227,7 +227,7 @@ class KnapsackTrainer(PPOTrainer):
         self.first_epoch = known.epoch + 1
         state = known.state_dict()
         self.explorer.load_state_dict(
-            {"task_status": {**state, "step": 0, "records": reviewed_at(state["records"], step=0)}}
+            {"task_status": {**state, "step": 0, "records": visited_at(state["records"], step=0)}}
         )
 
 

@@ -133,6 +133,21 @@ def test_beta_discounts_visits_and_starts_from_the_mean_of_the_last_epoch():
     np.testing.assert_allclose(status.success_rates(["a"], epoch=2), [(successes + 1.0 - 1e-3) / (4 + 1)])
 
 
+def test_with_a_half_life_counts_age_by_the_steps_that_pass():
+    status = TaskStatus("beta", discount=1.0, half_life=10)
+    observe_counts(status, {"a": (4, 4), "b": (0, 4)}, epoch=0, step=1)
+    np.testing.assert_allclose(status.beliefs(["a"], epoch=1, step=11), [[2.0 + 0.5], [0.5]])
+    np.testing.assert_allclose(status.beliefs(["a"], epoch=1, step=1), status.beliefs(["a"], epoch=1))
+    observe_counts(status, {"a": (0, 2)}, epoch=1, step=21)
+    np.testing.assert_allclose(status.beliefs(["a"], epoch=1, step=31), [[1.0], [1.5]])
+
+
+def test_a_prior_does_not_age_before_the_first_visit():
+    status = TaskStatus("beta", half_life=1, prior_weight=4)
+    status.add_priors(["a"], [1.0])
+    np.testing.assert_allclose(status.success_rates(["a"], epoch=0, step=100), [4.5 / 5])
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_unseen_prompts_have_no_rate_and_the_prior_as_belief(estimator):
     status = TaskStatus(estimator, prior_strength=2.0)
@@ -170,41 +185,46 @@ def test_min_rollouts_hides_what_rests_on_too_few(estimator):
 class Definition:
     """The estimators as the docstring defines them, from a plain list of all observations."""
 
-    def __init__(self, estimator, window, discount):
-        self.estimator, self.window, self.discount = estimator, window, discount
+    def __init__(self, estimator, window, discount, half_life):
+        self.estimator, self.window, self.discount, self.half_life = estimator, window, discount, half_life
         self.visits = []
 
     def observe(self, prompts, outcomes, *, epoch, step):
         for prompt in dict.fromkeys(prompts):
             own = [outcome for other, outcome in zip(prompts, outcomes, strict=True) if other == prompt]
-            self.visits.append((prompt, epoch, own))
+            self.visits.append((prompt, epoch, step, own))
 
     def _of_epoch(self, prompt, epoch):
-        return [outcome for other, at, own in self.visits if other == prompt and at == epoch for outcome in own]
+        return [outcome for other, at, _, own in self.visits if other == prompt and at == epoch for outcome in own]
 
     def prior_mean(self, epoch):
-        epochs = [at for _, at, _ in self.visits if at < epoch] or [at for _, at, _ in self.visits]
+        epochs = [at for _, at, _, _ in self.visits if at < epoch] or [at for _, at, _, _ in self.visits]
         if not epochs:
             return 0.5
-        groups = [self._of_epoch(prompt, max(epochs)) for prompt in {prompt for prompt, _, _ in self.visits}]
+        groups = [self._of_epoch(prompt, max(epochs)) for prompt in {prompt for prompt, _, _, _ in self.visits}]
         return float(np.clip(np.mean([np.mean(group) for group in groups if group]), 1e-3, 1 - 1e-3))
 
-    def counts(self, prompt, epoch):
-        own = [(at, outcomes) for other, at, outcomes in self.visits if other == prompt]
+    def counts(self, prompt, epoch, now):
+        own = [(at, step, outcomes) for other, at, step, outcomes in self.visits if other == prompt]
         if self.estimator == "previous_epoch":
-            earlier = [at for at, _ in own if at < epoch]
+            earlier = [at for at, _, _ in own if at < epoch]
             outcomes = self._of_epoch(prompt, max(earlier)) if earlier else []
         elif self.estimator == "window":
-            outcomes = [outcome for _, group in own for outcome in group][-self.window :]
+            outcomes = [outcome for _, _, group in own for outcome in group][-self.window :]
         else:
             weights = [self.discount ** (len(own) - 1 - visit) for visit in range(len(own))]
-            successes = sum(weight * sum(group) for weight, (_, group) in zip(weights, own, strict=True))
-            rollouts = sum(weight * len(group) for weight, (_, group) in zip(weights, own, strict=True))
+            if self.half_life is not None:
+                weights = [
+                    weight * 2 ** (-(now - step) / self.half_life)
+                    for weight, (_, step, _) in zip(weights, own, strict=True)
+                ]
+            successes = sum(weight * sum(group) for weight, (_, _, group) in zip(weights, own, strict=True))
+            rollouts = sum(weight * len(group) for weight, (_, _, group) in zip(weights, own, strict=True))
             return successes, rollouts
         return sum(outcomes), len(outcomes)
 
-    def success_rate(self, prompt, epoch):
-        successes, rollouts = self.counts(prompt, epoch)
+    def success_rate(self, prompt, epoch, now):
+        successes, rollouts = self.counts(prompt, epoch, now)
         if rollouts == 0:
             return np.nan
         if self.estimator == "beta":
@@ -216,18 +236,18 @@ rollouts_of_a_step = st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()),
 steps_of_a_run = st.lists(st.tuples(st.integers(0, 2), rollouts_of_a_step), max_size=8)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("estimator", "half_life"), [*((name, None) for name in ESTIMATORS), ("beta", 1.5)])
 @given(steps=steps_of_a_run)
 @settings(max_examples=150, derandomize=True, deadline=None)
-def test_estimates_follow_their_definition(estimator, steps):
-    status = TaskStatus(estimator, window=3, discount=0.25)
-    definition = Definition(estimator, window=3, discount=0.25)
+def test_estimates_follow_their_definition(estimator, half_life, steps):
+    status = TaskStatus(estimator, window=3, discount=0.25, half_life=half_life)
+    definition = Definition(estimator, window=3, discount=0.25, half_life=half_life)
     epoch = 0
     for step, (epochs_later, rollouts) in enumerate(steps):
         epoch += epochs_later
         for asked in (epoch, epoch + 1):
-            expected = [definition.success_rate(prompt, asked) for prompt in "abcde"]
-            np.testing.assert_allclose(status.success_rates("abcde", epoch=asked), expected)
+            expected = [definition.success_rate(prompt, asked, step) for prompt in "abcde"]
+            np.testing.assert_allclose(status.success_rates("abcde", epoch=asked, step=step), expected)
             alpha, _ = status.beliefs("e", epoch=asked)
             np.testing.assert_allclose(alpha, definition.prior_mean(asked))
         prompts, outcomes = [list(column) for column in zip(*rollouts, strict=True)]

@@ -29,13 +29,16 @@ PAPERS = "previous_epoch"
 _OVERWHELMING_PRIOR = 1e9  # in rollouts: no prompt's own outcomes move its estimate
 
 
-def make_estimators(window: int, discount: float, prior_strength: float) -> dict[str, TaskStatus]:
+def make_estimators(
+    window: int, discount: float, prior_strength: float, half_life: float | None = None
+) -> dict[str, TaskStatus]:
     """The three estimators and the baseline by name, fresh."""
+    aging = "" if half_life is None else f", {half_life:g}"
     return {
         PAPERS: TaskStatus(PAPERS),
         f"window ({window})": TaskStatus("window", window=window),
-        f"beta ({discount:g}, {prior_strength:g})": TaskStatus(
-            "beta", discount=discount, prior_strength=prior_strength
+        f"beta ({discount:g}, {prior_strength:g}{aging})": TaskStatus(
+            "beta", discount=discount, half_life=half_life, prior_strength=prior_strength
         ),
         BASELINE: TaskStatus("beta", prior_strength=_OVERWHELMING_PRIOR),
     }
@@ -63,7 +66,10 @@ def replay(history: pd.DataFrame, estimators: Mapping[str, TaskStatus], seed: in
         batches = [batch for _, batch in visits.groupby("epoch")]
         for batch in batches:
             epoch = int(batch["epoch"].iloc[0])
-            rates = {name: status.success_rates(batch["prompt_id"], epoch=epoch) for name, status in estimators.items()}
+            rates = {
+                name: status.success_rates(batch["prompt_id"], epoch=epoch, step=int(step))
+                for name, status in estimators.items()
+            }
             predicted.append(batch[["epoch", "step", "prompt_id", "budget", "successes"]].assign(**rates))
         for batch in batches:
             prompt_ids, outcomes = rollouts_of(batch, rng)
@@ -146,12 +152,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
     parser.add_argument("--window", type=int, default=16, help="rollouts that the window estimator remembers")
     parser.add_argument("--discount", type=float, default=0.5, help="of the beta estimator's earlier visits")
+    parser.add_argument("--half-life", type=float, help="of the beta estimator's counts, in steps (default: none)")
     parser.add_argument("--prior-strength", type=float, default=1.0, help="of the beta estimator, in rollouts")
     parser.add_argument("--last-epochs", type=int, default=1000, help="epochs shown, counted from the end")
     options = parser.parse_args(arguments)
     for run_folder in options.runs:
-        estimators = make_estimators(options.window, options.discount, options.prior_strength)
         try:
+            estimators = make_estimators(options.window, options.discount, options.prior_strength, options.half_life)
             print(report(run_folder, estimators, options.last_epochs))
         except (ValueError, OSError) as error:
             print(f"error: {run_folder}: {error}", file=sys.stderr)
