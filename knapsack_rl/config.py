@@ -12,7 +12,8 @@ from knapsack_rl.dispatch import DISPATCHES
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
 from knapsack_rl.presets import DEFAULT_PRESET, PRESETS, with_preset
 from knapsack_rl.prior import PRIOR
-from knapsack_rl.task_status import STATUS_OPTIONS
+from knapsack_rl.similar_prompts import SIMILAR_BY
+from knapsack_rl.status_options import STATUS_OPTIONS
 from knapsack_rl.token_limit import TOKEN_LIMIT
 
 __all__ = [
@@ -105,6 +106,8 @@ class SuccessRateConfig:
         prior: where each prompt's success rate before training stands: a column of the data, or a ``.parquet`` or
             ``.csv`` file (`knapsack_rl.prior`); None = nowhere.
         prior_weight: rollouts that such a rate counts as.
+        similar_by: columns of the data; an unseen prompt gets the mean of the seen ones with the same values there
+            (`knapsack_rl.similar_prompts`); None = it has no estimate.
     """
 
     estimator: str = "previous_epoch"
@@ -115,6 +118,7 @@ class SuccessRateConfig:
     prior_strength: float = 1.0
     prior: str | None = None
     prior_weight: float = 4.0
+    similar_by: Any = None
 
     @property
     def status_options(self) -> dict[str, Any]:
@@ -123,7 +127,7 @@ class SuccessRateConfig:
 
     def __post_init__(self) -> None:
         section = "exploration.success_rate"
-        _require(section, self, {**STATUS_OPTIONS, "prior": PRIOR})
+        _require(section, self, {**STATUS_OPTIONS, "prior": PRIOR, "similar_by": SIMILAR_BY})
         if self.estimator == "window" and self.min_rollouts > self.window:
             raise ConfigError(
                 f"{section}.min_rollouts={self.min_rollouts} is not accepted: a window of {self.window} rollouts "

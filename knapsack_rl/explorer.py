@@ -118,6 +118,7 @@ class Explorer:
         step: int,
         num_workers: int = 1,
         prior: Array | Sequence[float] | None = None,
+        similar: Sequence[str] | None = None,
     ) -> Plan:
         """Decide how many rollouts each of M prompts gets, and in which order they go to the workers.
 
@@ -127,6 +128,7 @@ class Explorer:
             step: the training step.
             num_workers: equal parts in which the rows are generated; needed by ``dispatch=packed``.
             prior: (M,) success rates in [0, 1] that were known before training, where they come with the prompts.
+            similar: M labels; a prompt that was never seen takes the mean of those seen with the same label.
 
         Raises:
             ValueError: a prior is no success rate, the total budget cannot be placed within the bounds, or the epoch
@@ -135,6 +137,8 @@ class Explorer:
         prompt_ids = tuple(prompt_ids)
         if prior is not None:
             self.task_status.add_priors(prompt_ids, prior)
+        if similar is not None:
+            self.task_status.add_similar(prompt_ids, similar)
         success_rates = self.task_status.success_rates(prompt_ids, epoch=epoch, step=step)
         known = Estimates(
             success_rates,

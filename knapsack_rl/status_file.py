@@ -85,6 +85,9 @@ def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array]:
         raise TaskStatusError(f"the task status has records of an unknown layout: {saved.dtype}")
     if identities.shape != records.shape:
         raise TaskStatusError(f"the task status has {len(identities)} prompt ids for {len(records)} records")
+    similar = state.get("similar")
+    if similar is not None and np.shape(similar) != records.shape:
+        raise TaskStatusError(f"the task status has {np.size(similar)} labels of prompts for {len(records)} records")
     row_of = {identity.decode(): row for row, identity in enumerate(identities.tolist(), start=1)}
     if len(row_of) != len(records):
         raise TaskStatusError(f"the task status holds {len(records) - len(row_of)} prompt ids more than once")

@@ -14,14 +14,17 @@ from knapsack_rl.arrays import Array
 __all__ = [
     "NO_EPOCH",
     "count_discounted",
+    "count_greedy",
     "count_in_epoch",
     "count_lengths",
     "count_prior",
     "count_visit",
     "counts_before",
     "empty_records",
+    "latest_rates",
     "mean_before",
     "mean_length",
+    "mean_lengths",
     "record_dtype",
     "visited_at",
     "share_remembered",
@@ -113,6 +116,12 @@ def counts_before(records: Array, epoch: int) -> tuple[Array, Array]:
     return successes, rollouts
 
 
+def latest_rates(records: Array) -> Array:
+    """(M,) share of successes in the last epoch in which each prompt was observed."""
+    rates: Array = records["last_successes"] / records["last_rollouts"]
+    return rates
+
+
 def mean_rate(successes: Array, rollouts: Array) -> float:
     mean = float(np.mean(successes / rollouts))
     return min(max(mean, _PRIOR_MEAN_MARGIN), 1.0 - _PRIOR_MEAN_MARGIN)
@@ -192,6 +201,12 @@ def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount:
     records["discounted_lengths"] = discount * records["discounted_lengths"] + rollouts
 
 
+def count_greedy(records: Array, prompt_index: Array, greedy: Array) -> None:
+    """Note whether each prompt's greedy rollout succeeded; the majority counts."""
+    share = sum_by(prompt_index, greedy, len(records)) / np.bincount(prompt_index, minlength=len(records))
+    records["greedy_success"] = share > 0.5
+
+
 def steps_since_review(records: Array, step: int) -> Array:
     """(M,) float64, steps since each prompt was last reviewed; NaN for one that was never seen."""
     reviewed: Array = records["reviewed_step"]
@@ -205,10 +220,17 @@ def visited_at(records: Array, step: int) -> Array:
     return moved
 
 
+def mean_lengths(records: Array) -> Array:
+    """(M,) mean tokens of each prompt's responses; NaN where no length was observed."""
+    lengths, count = np.full(len(records), np.nan), records["discounted_lengths"]
+    np.divide(records["discounted_tokens"], count, out=lengths, where=count > 0)
+    return lengths
+
+
 def mean_length(records: Array) -> float:
     """Mean over prompts of the mean length of their responses, in tokens; NaN if no length was observed."""
     known = records[records["discounted_lengths"] > 0]
-    return float(np.mean(known["discounted_tokens"] / known["discounted_lengths"])) if len(known) else float("nan")
+    return float(np.mean(mean_lengths(known))) if len(known) else float("nan")
 
 
 def slide_window(records: Array, prompt_index: Array, outcomes: Array) -> None:

@@ -27,6 +27,7 @@ from knapsack_rl.observations import (
     check_not_before,
     refuse_other_than_strings,
 )
+from knapsack_rl.similar_prompts import SimilarPrompts
 from knapsack_rl.status_file import TaskStatusError, checked_contents, read_status, write_status
 from knapsack_rl.status_options import ESTIMATORS, STATUS_OPTIONS
 from knapsack_rl.training_state import TrainingState, training_state
@@ -98,6 +99,7 @@ class TaskStatus:
         self._row_of: dict[str, int] = {}
         self._records = status_records.empty_records(1, self.window)
         self._priors: dict[str, float] = {}
+        self._similar = SimilarPrompts()
         self._prior_means: dict[int, float] = {}  # by epoch: fixed while that epoch runs, and costly for many prompts
 
     def __len__(self) -> int:
@@ -139,6 +141,14 @@ class TaskStatus:
         prompt_ids, column = as_list(prompt_ids), np.asarray(rates, dtype=np.float64)
         self._priors.update(zip(prompt_ids, as_rates(column, len(prompt_ids), "priors").tolist(), strict=True))
 
+    def add_similar(self, prompt_ids: Iterable[str], labels: Sequence[str]) -> None:
+        """Take prompts with the same label for similar: one that is unseen gets the mean of those that were seen.
+
+        Rates are those of each prompt's last epoch, the running one included; one prompt with the mean of all counts
+        among them. `state_dict` holds the labels of observed prompts.
+        """
+        self._similar.add(as_list(prompt_ids), labels)
+
     def success_rates(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> Array:
         """Estimate the success rates of prompts that are about to be sampled in `epoch`.
 
@@ -149,7 +159,7 @@ class TaskStatus:
 
         Returns:
             (M,) float64 in [0, 1]; NaN for a prompt that is unseen or has fewer than `min_rollouts` rollouts, and has
-            no prior of its own.
+            no prior of its own and no similar prompt that was seen.
 
         Raises:
             ValueError: `epoch` lies before the latest observation.
@@ -162,7 +172,7 @@ class TaskStatus:
             failures = failures + self.prior_strength * (1.0 - prior_mean)
         rates = np.full(len(prompt_ids), np.nan)
         np.divide(successes, successes + failures, out=rates, where=is_seen)
-        return rates
+        return np.where(is_seen, rates, self._means_of_similar(prompt_ids, epoch))
 
     def beliefs(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> tuple[Array, Array]:
         """Parameters of a Beta belief about each prompt's success rate.
@@ -176,8 +186,10 @@ class TaskStatus:
         Returns:
             `(alpha, beta)`, (M,) float64 each, all greater than 0; the prior where `success_rates` is NaN.
         """
-        successes, failures, is_seen = self._evidence(as_list(prompt_ids), epoch, step)
-        prior_mean = self._prior_mean(epoch)
+        prompt_ids = as_list(prompt_ids)
+        successes, failures, is_seen = self._evidence(prompt_ids, epoch, step)
+        similar = self._means_of_similar(prompt_ids, epoch)
+        prior_mean = np.where(is_seen | np.isnan(similar), self._prior_mean(epoch), similar)
         alpha = self.prior_strength * prior_mean + np.where(is_seen, successes, 0.0)
         beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
         return alpha, beta
@@ -211,11 +223,7 @@ class TaskStatus:
         Returns:
             (M,) float64 in tokens; NaN where no length was ever observed.
         """
-        records = self._records_of(prompt_ids)
-        lengths = np.full(len(records), np.nan)
-        count = records["discounted_lengths"]
-        np.divide(records["discounted_tokens"], count, out=lengths, where=count > 0)
-        return lengths
+        return status_records.mean_lengths(self._records_of(prompt_ids))
 
     def expected_response_lengths(self, prompt_ids: Iterable[str]) -> Array:
         """As `mean_response_lengths`, with the mean of all prompts for a prompt whose lengths were never observed.
@@ -277,10 +285,7 @@ class TaskStatus:
         if lengths is not None:
             status_records.count_lengths(records, prompt_index, lengths, self.discount)
         if greedy is not None:
-            share = status_records.sum_by(prompt_index, greedy, len(records)) / np.bincount(
-                prompt_index, minlength=len(records)
-            )
-            records["greedy_success"] = share > 0.5
+            status_records.count_greedy(records, prompt_index, greedy)
         self._records[rows] = records
         if self._epoch not in self._prior_means:
             self._prior_means = {}
@@ -288,24 +293,18 @@ class TaskStatus:
     def state_dict(self) -> dict[str, Any]:
         """Everything known and every option, as NumPy arrays and scalars that own their memory."""
         return {
-            "estimator": self.estimator,
-            "window": self.window,
-            "min_rollouts": self.min_rollouts,
-            "discount": self.discount,
-            **({} if self.half_life is None else {"half_life": self.half_life}),
-            "prior_strength": self.prior_strength,
-            "prior_weight": self.prior_weight,
+            **{name: option for name in STATUS_OPTIONS if (option := getattr(self, name)) is not None},
             "epoch": self._epoch,
             "step": self._step,
             "prompt_ids": np.array([identity.encode() for identity in self._row_of], dtype=np.bytes_),
             "records": self._records[1 : 1 + len(self)].copy(),
+            **self._similar.state_dict(self._row_of),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace what is known by `state`; the options of this object stay as they are.
 
-        A state saved under another estimator is used in full, since all estimators share their counts. A window that
-        is wider than the saved one fills up as rollouts come.
+        A state of another estimator is used in full: all share their counts. A wider window fills up as rollouts come.
 
         Raises:
             TaskStatusError: an entry is missing or inconsistent; this object is unchanged then.
@@ -314,6 +313,7 @@ class TaskStatus:
         if str(state["estimator"]) != self.estimator:
             logger.info("task status saved with estimator %s continues with %s", state["estimator"], self.estimator)
         resized = status_records.with_window(records, self.window)
+        self._similar = SimilarPrompts.from_state(row_of, state)
         self._row_of, self._records, self._prior_means = row_of, resized, {}
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
@@ -380,6 +380,13 @@ class TaskStatus:
             return evidence
         has_counts = records["total_rollouts"] > 0 if self.estimator == "beta" else evidence.is_seen
         return with_priors(evidence, has_counts, self._priors_of(prompt_ids), self.prior_weight)
+
+    def _means_of_similar(self, prompt_ids: list[str], epoch: int) -> Array:
+        """(M,) mean of the prompts that are similar to each; NaN where there is none."""
+        if not self._similar or len(self) == 0:
+            return np.full(len(prompt_ids), np.nan)
+        rates = status_records.latest_rates(self._records[1 : 1 + len(self)])
+        return self._similar.means(prompt_ids, self._row_of, rates, self._prior_mean(epoch))
 
     def _prior_mean(self, epoch: int) -> float:
         """Mean over prompts of the success rate in the last epoch before `epoch`; see the class docstring."""

@@ -20,6 +20,7 @@ from knapsack_rl.config_checks import (
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, null_or
 from knapsack_rl.prior import PriorError, is_prior_file
 from knapsack_rl.prior_checks import check_prior
+from knapsack_rl.similar_prompts import SimilarPromptsError, check_columns
 from knapsack_rl.status_file import TaskStatusError
 from knapsack_rl.task_status import TaskStatus
 
@@ -190,6 +191,12 @@ def _is_here(file: str) -> bool:
     return "://" not in file and Path(file).expanduser().exists()
 
 
+def _parquet_files(config: DictConfig) -> list[Path]:
+    """The files of the training data that can be looked into here."""
+    named = _named_files(config, "data.train_files")
+    return [Path(file).expanduser() for file in named if _is_here(file) and file.endswith(".parquet")]
+
+
 def _check_files(config: DictConfig, exploration: ExplorationConfig) -> None:
     for key in ("data.train_files", "data.val_files"):
         for file in _named_files(config, key):
@@ -202,18 +209,27 @@ def _check_prior(config: DictConfig, exploration: ExplorationConfig) -> None:
     of_the_user = data.custom_cls.path is not None
     if prior is None or (of_the_user and not is_prior_file(prior)):
         return
-    named = _named_files(config, "data.train_files")
-    files = [Path(file).expanduser() for file in named if _is_here(file) and file.endswith(".parquet")]
+    files = _parquet_files(config)
     try:
         check_prior(
             prior,
             files,
-            are_all=0 < len(files) == len(named) and not of_the_user,
+            are_all=0 < len(files) == len(_named_files(config, "data.train_files")) and not of_the_user,
             prompt_key=data.prompt_key,
             media_keys=(data.image_key, data.video_key, data.audio_key),
         )
     except (PriorError, OSError, pyarrow.ArrowException) as error:
         raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error
+
+
+def _check_similar_by(config: DictConfig, exploration: ExplorationConfig) -> None:
+    similar_by = exploration.success_rate.similar_by
+    if config.data.custom_cls.path is not None:
+        return
+    try:
+        check_columns(similar_by, _parquet_files(config))
+    except (SimilarPromptsError, OSError, pyarrow.ArrowException) as error:
+        raise ConfigError(f"exploration.success_rate.similar_by={similar_by} is not accepted: {error}.") from error
 
 
 def _check_task_status(config: DictConfig, exploration: ExplorationConfig) -> None:
@@ -237,5 +253,6 @@ _CHECKS: tuple[Callable[[DictConfig, ExplorationConfig], None], ...] = (
     _check_limits,
     _check_files,
     _check_prior,
+    _check_similar_by,
     _check_task_status,
 )

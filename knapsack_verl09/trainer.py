@@ -21,6 +21,7 @@ from knapsack_rl.identity import prompt_id
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import prior_of_column, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
+from knapsack_rl.similar_prompts import labels_of_batch
 from knapsack_rl.status_records import visited_at
 from knapsack_rl.task_status import TaskStatus
 from knapsack_verl09.advantages import adjust_advantages, gradient_shares, uid_of
@@ -106,6 +107,7 @@ class KnapsackTrainer(PPOTrainer):
                 epoch=self.epoch,
                 step=self.global_steps,
                 prior=prior_of_column(self.explorer.config.success_rate.prior, batch),
+                similar=labels_of_batch(self.explorer.config.success_rate.similar_by, batch),
             )
         self.groups.add(plan, list(batch["uid"]))
         # verl's agent loop runs so many sessions of each prompt. Where verl keeps prompts for a resume, it keeps this.

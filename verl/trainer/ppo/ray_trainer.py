@@ -22,6 +22,7 @@ from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import prior_of_column, prior_of_file
+from knapsack_rl.similar_prompts import labels_of_batch
 from verl import DataProto
 from verl.experimental.dataset.sampler import AbstractCurriculumSampler
 from verl.protocol import pad_dataproto_to_divisor, unpad_dataproto
@@ -180,6 +181,7 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
                 step=step.number,
                 num_workers=self._rollout_engines(),
                 prior=prior_of_column(self.exploration.success_rate.prior, batch.non_tensor_batch),
+                similar=labels_of_batch(self.exploration.success_rate.similar_by, batch.non_tensor_batch),
             )
         gen_batch = split_generation_inputs(batch)
         batch.non_tensor_batch["uid"] = group_names(step.number, generation, len(batch))

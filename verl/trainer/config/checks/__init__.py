@@ -78,6 +78,7 @@ INDEPENDENT: tuple[Check, ...] = (
     budgets.check_dynamic_sampling,
     token_limit.check_limits,
     prior.check_prior,
+    prior.check_similar_by,
     rewards.check_reward_manager,
     rewards.check_resampling,
     cpu_slots.check_cpu_slots,

@@ -1,4 +1,4 @@
-"""Start-up checks of prior success rates: they can be read, are success rates, and belong to prompts of the data."""
+"""Start-up checks of what is known of prompts before they are sampled: prior success rates, and which are similar."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from knapsack_rl.config import ConfigError
 from knapsack_rl.prior import PriorError, is_prior_file
 from knapsack_rl.prior_checks import check_prior as check_prior_of_data
+from knapsack_rl.similar_prompts import SimilarPromptsError, check_columns
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import data_paths, exploration_config, local_data_files, refuse_home_sign
 
@@ -35,3 +36,14 @@ def check_prior(config: DictConfig, facts: Facts) -> None:
         )
     except (PriorError, FileNotFoundError) as error:
         raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error
+
+
+def check_similar_by(config: DictConfig, facts: Facts) -> None:
+    """Refuse columns that the training data do not have."""
+    similar_by = exploration_config(config).success_rate.similar_by
+    if config.data.custom_cls.path is not None:
+        return  # a data set class of the user's own hands on what it likes
+    try:
+        check_columns(similar_by, [Path(file) for file in local_data_files(config, "train_files")])
+    except SimilarPromptsError as error:
+        raise ConfigError(f"exploration.success_rate.similar_by={similar_by} is not accepted: {error}.") from error
