@@ -155,6 +155,15 @@ def test_a_prior_column_that_cannot_be_used_is_refused(prior, said, tmp_path):
         check_config(composed(f"data.train_files={file}", f"exploration.success_rate.prior={prior}"))
 
 
+def test_columns_by_which_prompts_are_similar_are_those_of_the_data(tmp_path):
+    file = tmp_path / "train.parquet"
+    pd.DataFrame({"data_source": ["s"], "extra_info": [{"level": 3}]}).to_parquet(file)
+    key = "exploration.success_rate.similar_by"
+    check_config(composed(f"data.train_files={file}", f"{key}=[data_source,extra_info.level]"))
+    with pytest.raises(ConfigError, match=f"{key}=extra_info.lvl is not accepted: .*has entries level"):
+        check_config(composed(f"data.train_files={file}", f"{key}=extra_info.lvl"))
+
+
 def test_prior_rates_of_prompts_that_there_are_not_are_refused(tmp_path):
     data, prior = tmp_path / "train.parquet", tmp_path / "prior.csv"
     pd.DataFrame({"data_source": ["s"], "prompt": [[{"role": "user", "content": "1 + 1"}]]}).to_parquet(data)

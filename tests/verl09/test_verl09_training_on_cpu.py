@@ -23,6 +23,7 @@ from knapsack_rl import ExplorationConfig, Explorer, TaskStatus, prompt_id
 ROLLOUTS_OF_A_STEP = PROMPTS_OF_A_STEP * ROLLOUTS
 STEPS_OF_AN_EPOCH = PROMPTS // PROMPTS_OF_A_STEP
 LAST_STEP = 3 * STEPS_OF_AN_EPOCH
+SIMILAR_BY = "exploration.success_rate.similar_by"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,11 @@ def killed_and_resumed(start, train, tmp_path_factory) -> tuple[Path, Path, int]
     """A run of three epochs that was killed in its second one and resumed; its folder as it was when it was killed; the
     step that it resumed from."""
     folder = tmp_path_factory.mktemp("knapsack") / "run"
-    save = ("trainer.save_freq=1", f"trainer.test_freq={LAST_STEP // 2}")
+    save = (
+        "trainer.save_freq=1",
+        f"trainer.test_freq={LAST_STEP // 2}",
+        f"{SIMILAR_BY}=[data_source,extra_info.family]",
+    )
     training = start(folder, *save)
     metrics = folder / "metrics.jsonl"
     training.wait_until(
@@ -73,6 +78,17 @@ def test_budgets_follow_from_what_the_epoch_before_earned(killed_and_resumed):
     later = run.history[run.history["step"] > STEPS_OF_AN_EPOCH]
     assert later.groupby("step")["budget"].nunique().max() > 1, "every prompt got the same"
     assert later["budget"].between(2, 16).all()
+
+
+def test_the_first_epoch_is_planned_by_similar_prompts(killed_and_resumed, tiny_task):
+    history = read_run(killed_and_resumed[0]).history
+    rows = pd.read_parquet(tiny_task / "train.parquet")
+    ids = map(prompt_id, rows["data_source"], rows["prompt"])
+    family = history["prompt_id"].map(dict(zip(ids, (entry["family"] for entry in rows["extra_info"]), strict=True)))
+    for step in range(1, STEPS_OF_AN_EPOCH + 1):
+        seen = set(family[history["step"] < step])
+        of_step = history["step"] == step
+        assert (history["estimate"][of_step].isna() == ~family[of_step].isin(seen)).all()
 
 
 def test_rollout_servers_have_the_weights_that_are_trained(killed_and_resumed):

@@ -152,6 +152,20 @@ def test_a_prior_decides_on_the_budgets_of_the_first_step(run_steps, tmp_path, w
         assert step["budget"].tolist() == expected.tolist()
 
 
+def test_similar_prompts_decide_on_the_budgets_of_the_first_epoch(run_steps, tmp_path, warm_start):
+    rows = pd.read_parquet(warm_start / "train.parquet").head(2 * M)
+    data = tmp_path / "train.parquet"
+    rows.assign(level=[index % 2 for index in range(2 * M)]).to_parquet(data)
+    _, run_folder = run_steps(2, f"data.train_files={data}", "exploration.success_rate.similar_by=[data_source,level]")
+    (_, first), (_, second) = history_of(run_folder).groupby("step")
+    assert first["estimate"].isna().all() and set(first["budget"]) == {TOTAL_BUDGET // M}
+    level_of = dict(zip(map(prompt_id, rows["data_source"], rows["prompt"]), [0, 1] * M))
+    rates = (first["successes"] / first["budget"]).groupby(first["prompt_id"].map(level_of)).agg(["sum", "count"])
+    mean = np.clip((first["successes"] / first["budget"]).mean(), 1e-3, 1 - 1e-3)
+    expected = (rates["sum"] + mean) / (rates["count"] + 1)
+    assert second["estimate"].tolist() == pytest.approx(second["prompt_id"].map(level_of).map(expected).tolist())
+
+
 # ---------------------------------------------------------------- dumps and saving
 
 

@@ -7,7 +7,7 @@ from verl_rows import row
 
 from knapsack_rl import prompt_id
 from verl.trainer.config.checks.facts import Facts
-from verl.trainer.config.checks.prior import check_prior
+from verl.trainer.config.checks.prior import check_prior, check_similar_by
 
 KEY = "exploration.success_rate.prior"
 
@@ -76,3 +76,18 @@ def test_equal_prompts_with_different_rates_are_refused(refusal, data):
     same = [row(0)["prompt"]] * 4
     message = refusal(check_prior, {**data(prompt=same, pass_rate=[0.5, 0.5, 0.5, 0.25]), KEY: "pass_rate"})
     assert "holds 0.25 in row 3 for a prompt that an earlier row gives 0.5" in message
+
+
+@pytest.mark.parametrize(
+    ("similar_by", "said"),
+    [
+        ("data_source", ""),
+        (["data_source", "level"], ""),
+        ("nope", "train.parquet has no column 'nope' but data_source, prompt"),
+        ("prompt.role", "has no 'prompt.role': column 'prompt' has no entries"),
+    ],
+)
+def test_columns_by_which_prompts_are_similar_are_those_of_the_data(refusal, data, similar_by, said):
+    key = "exploration.success_rate.similar_by"
+    message = refusal(check_similar_by, {**data(level=[1, 2, 1, 2]), key: similar_by})
+    assert said in message and (key in message) == bool(said)
