@@ -200,6 +200,10 @@ COMMANDS = {
     "python -m recipe.knapsack.compare_estimators RUN": by(
         f"{_STUDIES}/test_compare_estimators_on_cpu.py::test_command_line_names_the_best"
     ),
+    "python -m recipe.knapsack.compare_estimators RUN --data train.parquet "
+    "--similar-by data_source extra_info.level": by(
+        f"{_STUDIES}/test_first_visits_on_cpu.py::test_the_command_says_what_similar_prompts_tell"
+    ),
     "python -m recipe.knapsack.simulate --picture images/simulation.png": by(
         f"{_STUDIES}/test_simulate_on_cpu.py::test_command_line_prints_json_and_draws"
     ),

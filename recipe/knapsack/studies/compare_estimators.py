@@ -7,6 +7,9 @@ is trained. The baseline predicts the mean success rate of the last epoch for ev
 squared difference of prediction and outcome (0 is perfect; even the true rate p scores p * (1 - p)), the calibration
 error the mean gap between predicted and observed rate in tenths of the predictions. Every visit of a prompt counts
 once, whatever its budget.
+
+``--data train.parquet --similar-by data_source extra_info.level`` also says how well prompts that are alike in these
+columns foretell the first visit of one.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from knapsack_rl.history import read_history
 from knapsack_rl.metrics import calibration_error
 from knapsack_rl.run_folder import HISTORY_FOLDER
 from knapsack_rl.task_status import TaskStatus
+from recipe.knapsack.studies.first_visits import labels_of_data, predict_first_visits
 
 BASELINE = "mean of last epoch"
 PAPERS = "previous_epoch"
@@ -146,6 +150,16 @@ def report(run_folder: Path, estimators: Mapping[str, TaskStatus], last_epochs: 
     return "\n".join(lines)
 
 
+def report_first_visits(run_folder: Path, data: Path, similar_by: list[str]) -> str:
+    """How well similar prompts foretell first visits, as a line."""
+    history = read_history(run_folder / HISTORY_FOLDER).to_pandas()
+    visits = predict_first_visits(history, labels_of_data(data, similar_by))
+    similar, of_all = (brier_by_visit(visits[name].to_numpy(), visits).mean() for name in ("similar", "all"))
+    return (
+        f"  {len(visits)} first visits: Brier {similar:.4f} by {', '.join(similar_by)}; {of_all:.4f} by the mean of all"
+    )
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of this module; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -155,11 +169,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--half-life", type=float, help="of the beta estimator's counts, in steps (default: none)")
     parser.add_argument("--prior-strength", type=float, default=1.0, help="of the beta estimator, in rollouts")
     parser.add_argument("--last-epochs", type=int, default=1000, help="epochs shown, counted from the end")
+    parser.add_argument("--data", type=Path, help="training data (parquet) of the runs, for --similar-by")
+    parser.add_argument("--similar-by", nargs="+", metavar="COLUMN", help="exploration.success_rate.similar_by")
     options = parser.parse_args(arguments)
+    if (options.data is None) != (options.similar_by is None):
+        parser.error("--data and --similar-by go together")
     for run_folder in options.runs:
         try:
             estimators = make_estimators(options.window, options.discount, options.prior_strength, options.half_life)
             print(report(run_folder, estimators, options.last_epochs))
+            if options.data is not None:
+                print(report_first_visits(run_folder, options.data, options.similar_by))
         except (ValueError, OSError) as error:
             print(f"error: {run_folder}: {error}", file=sys.stderr)
             return 2

@@ -1,0 +1,79 @@
+"""First visits foretold by similar prompts: against counts by hand, and through the command."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knapsack_rl import prompt_id
+from knapsack_rl.history import ExplorationHistory
+from recipe.knapsack.studies.compare_estimators import main
+from recipe.knapsack.studies.first_visits import labels_of_data, predict_first_visits
+
+
+def prompts(*levels):
+    messages = [[{"role": "user", "content": f"question {number}"}] for number in range(len(levels))]
+    data = pd.DataFrame({"data_source": "sums", "prompt": messages, "level": levels})
+    return data, [prompt_id("sums", entry) for entry in messages]
+
+
+def visits(ids, successes, step, epoch=0):
+    return pd.DataFrame({"epoch": epoch, "step": step, "prompt_id": ids, "budget": 4, "successes": successes})
+
+
+def test_a_first_visit_is_foretold_by_the_steps_before_it(tmp_path):
+    data, ids = prompts("easy", "hard", "easy", "hard", "odd")
+    data.to_parquet(tmp_path / "train.parquet")
+    history = pd.concat([visits(ids[:2], [4, 1], 1), visits(ids[1:4], [0, 2, 2], 2), visits(ids[4:], [4], 3)])
+    predicted = predict_first_visits(history, labels_of_data(tmp_path / "train.parquet", ["level"]))
+    assert predicted["prompt_id"].tolist() == ids[2:]
+    mean = (1 + 1 / 4) / 2
+    after_two_steps = (1 + 1 / 8 + 1 / 2 + 1 / 2) / 4
+    np.testing.assert_allclose(predicted["all"], [mean, mean, after_two_steps])
+    np.testing.assert_allclose(predicted["similar"], [(1 + mean) / 2, (1 / 4 + mean) / 2, after_two_steps])
+
+
+def test_a_run_with_other_prompts_is_refused():
+    with pytest.raises(ValueError, match="1 prompts of the run are not in the data, the first of them b"):
+        predict_first_visits(visits(["a", "b"], [1, 1], 1), {"a": "easy"})
+
+
+def test_a_run_of_one_step_has_nothing_to_foretell():
+    with pytest.raises(ValueError, match="every prompt was first visited in the first step"):
+        predict_first_visits(visits(["a"], [1], 1), {"a": "easy"})
+
+
+@pytest.fixture
+def run(tmp_path):
+    data, ids = prompts(*[1, 2] * 8)
+    data.to_parquet(tmp_path / "train.parquet")
+    history = ExplorationHistory(tmp_path / "history")
+    for step, chosen in enumerate((ids[:8], ids[8:], ids[:8], ids[8:]), start=1):
+        budgets = np.full(8, 4)
+        history.append(step, (step - 1) // 2, chosen, np.full(8, np.nan), budgets, np.array([4, 0] * 4), budgets)
+    history.flush()
+    return tmp_path
+
+
+def test_the_command_says_what_similar_prompts_tell(run, capsys):
+    assert main([str(run), "--data", str(run / "train.parquet"), "--similar-by", "level"]) == 0
+    # Four of each level were seen and one more counts half: the rates are 0.9 and 0.1, and 0.1 squared is the score.
+    assert "  8 first visits: Brier 0.0100 by level; 0.2500 by the mean of all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("data", "column", "said"),
+    [
+        ("train.parquet", "nope", "similar_by=nope: the rows have no column 'nope'"),
+        ("nowhere.parquet", "level", "nowhere.parquet"),
+    ],
+)
+def test_data_that_cannot_be_used_are_one_line(run, capsys, data, column, said):
+    assert main([str(run), "--data", str(run / data), "--similar-by", column]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and said in printed and printed.count("\n") == 1
+
+
+def test_data_and_columns_go_together(run, capsys):
+    with pytest.raises(SystemExit):
+        main([str(run), "--similar-by", "level"])
+    assert "--data and --similar-by go together" in capsys.readouterr().err
