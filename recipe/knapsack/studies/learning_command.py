@@ -118,14 +118,30 @@ def _rules(options: argparse.Namespace) -> Sequence[Rule]:
     described += [f"prompt_weight={options.prompt_weight}"] if options.prompt_weight else []
     check_preset(settings.get("preset"))
     prompt_weight = options.prompt_weight or preset_value(settings.get("preset"), "algorithm.prompt_weight")
-    return GRPO, PAPER, Rule(", ".join(described), _nested(settings), prompt_weight), CLAIRVOYANT
+    exploration = _nested(settings)
+    _refuse_without_effect(exploration)
+    return GRPO, PAPER, Rule(", ".join(described), exploration, prompt_weight), CLAIRVOYANT
+
+
+def _refuse_without_effect(exploration: Mapping[str, Any]) -> None:
+    """Refuse keys of the exploration section that the simulation does not act on."""
+    of_data = {"prior", "prior_weight", "similar_by"}
+    success_rate = exploration.get("success_rate")
+    keys = [f"success_rate.{key}" for key in success_rate if key in of_data] if isinstance(success_rate, dict) else []
+    keys += ["dynamic_sampling"] if "dynamic_sampling" in exploration else []
+    if keys:
+        raise ValueError(f"--set {keys[0]} is not accepted: the simulation has no data files and samples a step once")
 
 
 def _setting(text: str) -> tuple[str, Any]:
     key, has_value, value = text.partition("=")
     if not has_value:
         raise ValueError(f"--set {text} is not accepted: expected KEY=VALUE, as in success_rate.discount=0.8")
-    return key.removeprefix("exploration."), yaml.safe_load(value)
+    key = key.removeprefix("exploration.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {text} is not accepted: expected a value as in YAML") from None
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
