@@ -53,7 +53,7 @@ class Method:
 _BETA = {"success_rate": {"estimator": "beta"}}
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
-        BASELINE: Method("GRPO", {"allocator": "homogeneous"}),
+        BASELINE: Method("GRPO", {"allocator": "homogeneous"}, learning_rate=8e-4),
         "paper": Method("Knapsack-GRPO as in the paper", {"preset": "paper"}),
         "recommended": Method(
             "exploration.preset=recommended",
@@ -61,7 +61,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             preset_value("recommended", "algorithm.prompt_weight"),
         ),
         "dynamic": Method(
-            "dynamic sampling, equal rollouts", {"allocator": "homogeneous", "dynamic_sampling": {"enable": True}}
+            "dynamic sampling, equal rollouts",
+            {"allocator": "homogeneous", "dynamic_sampling": {"enable": True}},
+            learning_rate=8e-4,
         ),
         # Candidates for the preset.
         "beta": Method("beta", _BETA),
