@@ -57,8 +57,8 @@ class TaskStatus:
         estimator: one of `ESTIMATORS`.
         window: number of rollouts the window estimator remembers per prompt, at least 1.
         min_rollouts: a prompt counts as unseen while fewer rollouts than this entered its estimate, at least 1.
-        discount: weight of a prompt's earlier visits at each new visit, in [0, 1]; used for the beta estimator and
-            for the mean response length.
+        discount: weight of a prompt's earlier visits at each new visit, in [0, 1], for `beta` and the mean length.
+        half_life: steps in which the weight of `beta`'s counts halves besides, greater than 0; None = it does not.
         prior_strength: k above, in rollouts, greater than 0.
         prior_weight: rollouts that a prompt's own prior (`add_priors`) counts as, greater than 0.
 
