@@ -172,7 +172,7 @@ class TaskStatus:
             failures = failures + self.prior_strength * (1.0 - prior_mean)
         rates = np.full(len(prompt_ids), np.nan)
         np.divide(successes, successes + failures, out=rates, where=is_seen)
-        return np.where(is_seen, rates, self._means_of_similar(prompt_ids, epoch))
+        return np.where(is_seen, rates, self._means_of_similar(prompt_ids, is_seen, epoch))
 
     def beliefs(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> tuple[Array, Array]:
         """Parameters of a Beta belief about each prompt's success rate.
@@ -188,7 +188,7 @@ class TaskStatus:
         """
         prompt_ids = as_list(prompt_ids)
         successes, failures, is_seen = self._evidence(prompt_ids, epoch, step)
-        similar = self._means_of_similar(prompt_ids, epoch)
+        similar = self._means_of_similar(prompt_ids, is_seen, epoch)
         prior_mean = np.where(is_seen | np.isnan(similar), self._prior_mean(epoch), similar)
         alpha = self.prior_strength * prior_mean + np.where(is_seen, successes, 0.0)
         beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
@@ -381,9 +381,9 @@ class TaskStatus:
         has_counts = records["total_rollouts"] > 0 if self.estimator == "beta" else evidence.is_seen
         return with_priors(evidence, has_counts, self._priors_of(prompt_ids), self.prior_weight)
 
-    def _means_of_similar(self, prompt_ids: list[str], epoch: int) -> Array:
-        """(M,) mean of the prompts that are similar to each; NaN where there is none."""
-        if not self._similar or len(self) == 0:
+    def _means_of_similar(self, prompt_ids: list[str], is_seen: Array, epoch: int) -> Array:
+        """(M,) mean of the prompts that are similar to each; NaN where there is none, or all prompts were seen."""
+        if not self._similar or len(self) == 0 or is_seen.all():
             return np.full(len(prompt_ids), np.nan)
         rates = status_records.latest_rates(self._records[1 : 1 + len(self)])
         return self._similar.means(prompt_ids, self._row_of, rates, self._prior_mean(epoch))
