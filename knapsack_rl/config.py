@@ -12,7 +12,7 @@ from knapsack_rl.dispatch import DISPATCHES
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, is_integer, null_or, number, one_of
 from knapsack_rl.presets import DEFAULT_PRESET, PRESETS, with_preset
 from knapsack_rl.prior import PRIOR
-from knapsack_rl.similar_prompts import SIMILAR_BY
+from knapsack_rl.similar_columns import SIMILAR_BY
 from knapsack_rl.status_options import STATUS_OPTIONS
 from knapsack_rl.token_limit import TOKEN_LIMIT
 
@@ -107,7 +107,7 @@ class SuccessRateConfig:
             ``.csv`` file (`knapsack_rl.prior`); None = nowhere.
         prior_weight: rollouts that such a rate counts as.
         similar_by: columns of the data; an unseen prompt gets the mean of the seen ones with the same values there
-            (`knapsack_rl.similar_prompts`); None = it has no estimate.
+            (`knapsack_rl.similar_columns`); None = it has no estimate.
     """
 
     estimator: str = "previous_epoch"

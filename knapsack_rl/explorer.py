@@ -118,7 +118,7 @@ class Explorer:
         step: int,
         num_workers: int = 1,
         prior: Array | Sequence[float] | None = None,
-        similar: Sequence[str] | None = None,
+        similar: Sequence[str | None] | None = None,
     ) -> Plan:
         """Decide how many rollouts each of M prompts gets, and in which order they go to the workers.
 
@@ -128,7 +128,8 @@ class Explorer:
             step: the training step.
             num_workers: equal parts in which the rows are generated; needed by ``dispatch=packed``.
             prior: (M,) success rates in [0, 1] that were known before training, where they come with the prompts.
-            similar: M labels; a prompt that was never seen takes the mean of those seen with the same label.
+            similar: M labels; a prompt that was never seen takes the mean of those seen with the same label, one
+                whose label is None is like no other.
 
         Raises:
             ValueError: a prior is no success rate, the total budget cannot be placed within the bounds, or the epoch

@@ -22,6 +22,7 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.messages import one_line
 from knapsack_rl.options import Option
 
 __all__ = [
@@ -192,7 +193,7 @@ def _read_table(path: Path) -> Any:
             convert_options=pyarrow.csv.ConvertOptions(column_types=types),
         )
     except (pyarrow.ArrowException, OSError) as error:
-        raise PriorError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        raise PriorError(f"{path} cannot be read: {one_line(error)}") from error
 
 
 def _messages(prompt: Any) -> Any:

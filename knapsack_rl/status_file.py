@@ -14,6 +14,7 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 from knapsack_rl.run_folder import write_atomically
+from knapsack_rl.similar_prompts import SimilarPrompts
 from knapsack_rl.status_records import upgraded_records
 
 __all__ = ["TaskStatusError", "checked_contents", "read_status", "write_status"]
@@ -70,8 +71,8 @@ def read_status(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array]:
-    """The state's row per prompt id and its records in the layout of today, after checking that they fit together.
+def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array, SimilarPrompts]:
+    """The state's row per prompt id, its records in the layout of today, and its labels, which were checked.
 
     Raises:
         TaskStatusError: an entry is missing or inconsistent.
@@ -85,13 +86,13 @@ def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array]:
         raise TaskStatusError(f"the task status has records of an unknown layout: {saved.dtype}")
     if identities.shape != records.shape:
         raise TaskStatusError(f"the task status has {len(identities)} prompt ids for {len(records)} records")
-    similar = state.get("similar")
-    if similar is not None and np.shape(similar) != records.shape:
-        raise TaskStatusError(f"the task status has {np.size(similar)} labels of prompts for {len(records)} records")
     row_of = {identity.decode(): row for row, identity in enumerate(identities.tolist(), start=1)}
     if len(row_of) != len(records):
         raise TaskStatusError(f"the task status holds {len(records) - len(row_of)} prompt ids more than once")
-    return row_of, records
+    try:
+        return row_of, records, SimilarPrompts.from_state(state)
+    except ValueError as error:
+        raise TaskStatusError(f"the task status cannot be used: {error}") from error
 
 
 def _checksum(arrays: Mapping[str, Array]) -> str:

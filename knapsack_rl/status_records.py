@@ -191,7 +191,8 @@ def share_remembered(records: Array, step: int, half_life: float | None) -> floa
     if half_life is None:
         return 1.0
     visited = records["visited_step"]
-    return np.where(visited == NO_STEP, 1.0, 0.5 ** ((step - visited) / half_life))
+    with np.errstate(over="ignore"):  # so many half-lives that nothing is left
+        return np.where(visited == NO_STEP, 1.0, 0.5 ** ((step - visited) / half_life))
 
 
 def count_lengths(records: Array, prompt_index: Array, lengths: Array, discount: float) -> None:

@@ -50,8 +50,8 @@ class TaskStatus:
     * `window`: share of successes among the prompt's last `window` rollouts, across epochs.
     * `beta`: mean of a Beta posterior over discounted counts, `(S + k*mu) / (S + F + k)`. S and F are successes and
       failures, multiplied by `discount` at each new visit, and halved every `half_life` steps; mu is the mean success
-      rate of all prompts in the last complete epoch (before there is one: in the current epoch so far, else 0.5); k is
-      `prior_strength`.
+      rate of all prompts in the last complete epoch (before there is one: in the current epoch so far, else 0.5), or of
+      similar ones (`add_similar`); k is `prior_strength`.
 
     Args:
         estimator: one of `ESTIMATORS`.
@@ -141,11 +141,11 @@ class TaskStatus:
         prompt_ids, column = as_list(prompt_ids), np.asarray(rates, dtype=np.float64)
         self._priors.update(zip(prompt_ids, as_rates(column, len(prompt_ids), "priors").tolist(), strict=True))
 
-    def add_similar(self, prompt_ids: Iterable[str], labels: Sequence[str]) -> None:
-        """Take prompts with the same label for similar: one that is unseen gets the mean of those that were seen.
+    def add_similar(self, prompt_ids: Iterable[str], labels: Sequence[str | None]) -> None:
+        """Take prompts with the same label for similar: what was seen of them is the prior mean mu of each.
 
-        Rates are those of each prompt's last epoch, the running one included; one prompt with the mean of all counts
-        among them. `state_dict` holds the labels of observed prompts.
+        It is the mean of their rates in the last epoch of each, the running one included, and of one prompt with the
+        mean of all. One without rollouts that count takes it for its estimate.
         """
         self._similar.add(as_list(prompt_ids), labels)
 
@@ -158,21 +158,21 @@ class TaskStatus:
             step: the training step, up to which counts age; None, or one before it = that of the latest observation.
 
         Returns:
-            (M,) float64 in [0, 1]; NaN for a prompt that is unseen or has fewer than `min_rollouts` rollouts, and has
-            no prior of its own and no similar prompt that was seen.
+            (M,) float64 in [0, 1]; NaN for a prompt with fewer than `min_rollouts` rollouts, without a prior of its
+            own, and with no similar prompt that was seen.
 
         Raises:
             ValueError: `epoch` lies before the latest observation.
         """
         prompt_ids = as_list(prompt_ids)
         successes, failures, is_seen = self._evidence(prompt_ids, epoch, step)
+        prior_means, is_similar = self._prior_means_of(prompt_ids, epoch)
         if self.estimator == "beta":
-            prior_mean = self._prior_mean(epoch)
-            successes = successes + self.prior_strength * prior_mean
-            failures = failures + self.prior_strength * (1.0 - prior_mean)
-        rates = np.full(len(prompt_ids), np.nan)
+            successes = successes + self.prior_strength * prior_means
+            failures = failures + self.prior_strength * (1.0 - prior_means)
+        rates = np.where(is_similar, prior_means, np.nan)
         np.divide(successes, successes + failures, out=rates, where=is_seen)
-        return np.where(is_seen, rates, self._means_of_similar(prompt_ids, is_seen, epoch))
+        return rates
 
     def beliefs(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> tuple[Array, Array]:
         """Parameters of a Beta belief about each prompt's success rate.
@@ -188,11 +188,9 @@ class TaskStatus:
         """
         prompt_ids = as_list(prompt_ids)
         successes, failures, is_seen = self._evidence(prompt_ids, epoch, step)
-        similar = self._means_of_similar(prompt_ids, is_seen, epoch)
-        prior_mean = np.where(is_seen | np.isnan(similar), self._prior_mean(epoch), similar)
-        alpha = self.prior_strength * prior_mean + np.where(is_seen, successes, 0.0)
-        beta = self.prior_strength * (1.0 - prior_mean) + np.where(is_seen, failures, 0.0)
-        return alpha, beta
+        prior_means, _ = self._prior_means_of(prompt_ids, epoch)
+        successes, failures = np.where(is_seen, successes, 0.0), np.where(is_seen, failures, 0.0)
+        return self.prior_strength * prior_means + successes, self.prior_strength * (1.0 - prior_means) + failures
 
     def greedy_match_rates(self, prompt_ids: Iterable[str], *, epoch: int, step: int | None = None) -> Array:
         """Probability that a sampled rollout earns what the greedy rollout earned (ReMax; paper, appendix B).
@@ -204,7 +202,7 @@ class TaskStatus:
         Returns:
             (M,) float64 in [0, 1]; NaN where the success rate or the greedy outcome is unknown.
         """
-        prompt_ids = list(prompt_ids)
+        prompt_ids = as_list(prompt_ids)
         rates = self.success_rates(prompt_ids, epoch=epoch, step=step)
         greedy = self._records_of(prompt_ids)["greedy_success"]
         return np.select([greedy == 1, greedy == 0], [rates, 1.0 - rates], default=np.nan)
@@ -298,7 +296,7 @@ class TaskStatus:
             "step": self._step,
             "prompt_ids": np.array([identity.encode() for identity in self._row_of], dtype=np.bytes_),
             "records": self._records[1 : 1 + len(self)].copy(),
-            **self._similar.state_dict(self._row_of),
+            **self._similar.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -309,12 +307,11 @@ class TaskStatus:
         Raises:
             TaskStatusError: an entry is missing or inconsistent; this object is unchanged then.
         """
-        row_of, records = checked_contents(state)
+        row_of, records, similar = checked_contents(state)
         if str(state["estimator"]) != self.estimator:
             logger.info("task status saved with estimator %s continues with %s", state["estimator"], self.estimator)
-        resized = status_records.with_window(records, self.window)
-        self._similar = SimilarPrompts.from_state(row_of, state)
-        self._row_of, self._records, self._prior_means = row_of, resized, {}
+        self._records = status_records.with_window(records, self.window)
+        self._row_of, self._similar, self._prior_means = row_of, similar, {}
         self._epoch, self._step = int(state["epoch"]), int(state["step"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -381,12 +378,15 @@ class TaskStatus:
         has_counts = records["total_rollouts"] > 0 if self.estimator == "beta" else evidence.is_seen
         return with_priors(evidence, has_counts, self._priors_of(prompt_ids), self.prior_weight)
 
-    def _means_of_similar(self, prompt_ids: list[str], is_seen: Array, epoch: int) -> Array:
-        """(M,) mean of the prompts that are similar to each; NaN where there is none, or all prompts were seen."""
-        if not self._similar or len(self) == 0 or is_seen.all():
-            return np.full(len(prompt_ids), np.nan)
+    def _prior_means_of(self, prompt_ids: list[str], epoch: int) -> tuple[Array, Array]:
+        """(M,) mean of each prompt's prior, and (M,) bool, whether it is that of similar prompts."""
+        common = self._prior_mean(epoch)
+        if not self._similar or len(self) == 0:
+            return np.full(len(prompt_ids), common), np.zeros(len(prompt_ids), dtype=bool)
         rates = status_records.latest_rates(self._records[1 : 1 + len(self)])
-        return self._similar.means(prompt_ids, self._row_of, rates, self._prior_mean(epoch))
+        means = self._similar.means(prompt_ids, self._row_of, rates, common)
+        is_similar = ~np.isnan(means)
+        return np.where(is_similar, means, common), is_similar
 
     def _prior_mean(self, epoch: int) -> float:
         """Mean over prompts of the success rate in the last epoch before `epoch`; see the class docstring."""

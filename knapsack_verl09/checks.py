@@ -17,10 +17,11 @@ from knapsack_rl.config_checks import (
     check_token_limit,
     configured_value,
 )
+from knapsack_rl.messages import one_line
 from knapsack_rl.options import TRUE_OR_FALSE, Option, integer_at_least, null_or
 from knapsack_rl.prior import PriorError, is_prior_file
 from knapsack_rl.prior_checks import check_prior
-from knapsack_rl.similar_prompts import SimilarPromptsError, check_columns
+from knapsack_rl.similar_columns import SimilarColumnsError, check_similar_columns
 from knapsack_rl.status_file import TaskStatusError
 from knapsack_rl.task_status import TaskStatus
 
@@ -219,7 +220,7 @@ def _check_prior(config: DictConfig, exploration: ExplorationConfig) -> None:
             media_keys=(data.image_key, data.video_key, data.audio_key),
         )
     except (PriorError, OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {error}.") from error
+        raise ConfigError(f"exploration.success_rate.prior={prior} is not accepted: {one_line(error)}.") from error
 
 
 def _check_similar_by(config: DictConfig, exploration: ExplorationConfig) -> None:
@@ -227,9 +228,11 @@ def _check_similar_by(config: DictConfig, exploration: ExplorationConfig) -> Non
     if config.data.custom_cls.path is not None:
         return
     try:
-        check_columns(similar_by, _parquet_files(config))
-    except (SimilarPromptsError, OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(f"exploration.success_rate.similar_by={similar_by} is not accepted: {error}.") from error
+        check_similar_columns(similar_by, _parquet_files(config), config.data.prompt_key)
+    except (SimilarColumnsError, OSError, pyarrow.ArrowException) as error:
+        raise ConfigError(
+            f"exploration.success_rate.similar_by={similar_by} is not accepted: {one_line(error)}."
+        ) from error
 
 
 def _check_task_status(config: DictConfig, exploration: ExplorationConfig) -> None:

@@ -21,7 +21,7 @@ from knapsack_rl.identity import prompt_id
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import prior_of_column, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
-from knapsack_rl.similar_prompts import labels_of_batch
+from knapsack_rl.similar_columns import labels_of_batch
 from knapsack_rl.status_records import visited_at
 from knapsack_rl.task_status import TaskStatus
 from knapsack_verl09.advantages import adjust_advantages, gradient_shares, uid_of

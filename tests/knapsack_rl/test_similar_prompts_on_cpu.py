@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from knapsack_rl import ConfigError, ExplorationConfig, Explorer, Outcomes, TaskStatus
-from knapsack_rl.similar_prompts import SimilarPromptsError, check_columns, labels_of_batch
+from knapsack_rl import ExplorationConfig, Explorer, Outcomes, TaskStatus
+from knapsack_rl.similar_columns import labels_of_batch
 from knapsack_rl.status_file import TaskStatusError
 
 BY = {"similar_by": ["data_source", "extra_info.level"]}
@@ -41,13 +41,16 @@ def test_an_unseen_prompt_has_the_mean_of_those_like_it(estimator, epoch):
     np.testing.assert_allclose(alpha + beta, 1.0)
 
 
-def test_a_seen_prompt_keeps_its_own_estimate():
-    status, without = status_of_levels(), TaskStatus("beta")
-    without.load_state_dict({name: value for name, value in status.state_dict().items() if name != "similar"})
-    for ask in ("success_rates", "beliefs"):
-        np.testing.assert_array_equal(
-            getattr(status, ask)(["e1", "h1"], epoch=1), getattr(without, ask)(["e1", "h1"], epoch=1)
-        )
+@pytest.mark.parametrize("estimator", ["previous_epoch", "window"])
+def test_what_was_counted_of_a_prompt_stands_before_the_mean_of_similar_ones(estimator):
+    np.testing.assert_allclose(status_of_levels(estimator).success_rates(["e1", "h1"], epoch=1), [0.5, 0.0])
+
+
+def test_to_beta_the_mean_of_similar_prompts_is_the_prior_mean():
+    status = status_of_levels("beta", prior_strength=2.0)
+    np.testing.assert_allclose(status.success_rates(["e1", "h1"], epoch=1), [(2 + 2 * EASY) / 6, 2 * HARD / 6])
+    status.observe(["easy"] * 2, [1, 1], epoch=0, step=2)
+    assert status.success_rates(["easy"], epoch=0)[0] > EASY, "an estimate does not fall where all is solved"
 
 
 def test_a_prior_of_its_own_stands_before_what_similar_prompts_tell():
@@ -56,11 +59,10 @@ def test_a_prior_of_its_own_stands_before_what_similar_prompts_tell():
     assert status.success_rates(["easy"], epoch=1)[0] == 0.125
 
 
-def test_labels_of_observed_prompts_are_kept(tmp_path):
+def test_labels_are_kept_with_the_status(tmp_path):
     status = status_of_levels()
     status.save(tmp_path / "status.npz")
     resumed = TaskStatus.load(tmp_path / "status.npz")
-    assert np.isnan(resumed.success_rates(["easy"], epoch=1)[0]), "what was not observed comes with its batch"
     for either in (status, resumed):
         either.add_similar(["easy", "hard"], labels_of_batch(BY["similar_by"], batch([1, 5])))
     np.testing.assert_array_equal(
@@ -70,11 +72,68 @@ def test_labels_of_observed_prompts_are_kept(tmp_path):
     assert (tmp_path / "again.npz").read_bytes() == (tmp_path / "status.npz").read_bytes()
 
 
-def test_labels_that_do_not_fit_the_prompts_are_refused():
+def test_a_prompt_that_was_planned_before_a_resume_and_observed_after_it_has_its_label():
+    status = status_of_levels()
+    resumed = TaskStatus("beta")
+    resumed.load_state_dict(status.state_dict())
+    for either in (status, resumed):
+        either.observe(["odd"] * 4, [1, 1, 1, 0], epoch=0, step=2)
+        either.add_similar(["odd2"], labels_of_batch(BY["similar_by"], batch([9])))
+    np.testing.assert_array_equal(resumed.success_rates(["odd2"], epoch=0), status.success_rates(["odd2"], epoch=0))
+    assert not np.isnan(resumed.success_rates(["odd2"], epoch=0)[0])
+
+
+def test_a_run_that_compares_nothing_makes_no_use_of_saved_labels():
+    saved = status_of_levels("beta", min_rollouts=8).state_dict()
+    without, with_labels = (TaskStatus("beta", min_rollouts=8) for _ in range(2))
+    without.load_state_dict({name: value for name, value in saved.items() if name != "similar"})
+    with_labels.load_state_dict(saved)
+    np.testing.assert_array_equal(with_labels.success_rates(["e1", "easy"], epoch=1), [np.nan, np.nan])
+    np.testing.assert_array_equal(with_labels.beliefs(["e1"], epoch=1), without.beliefs(["e1"], epoch=1))
+    assert "similar" in with_labels.state_dict(), "a later run may compare again"
+
+
+def test_values_of_other_columns_are_other_labels():
+    status = TaskStatus("beta")
+    status.add_similar(["a"], labels_of_batch("level", {"level": [1]}))
+    status.observe(["a"] * 4, [1] * 4, epoch=0, step=1)
+    status.add_similar(["b"], labels_of_batch("difficulty", {"difficulty": [1]}))
+    assert np.isnan(status.success_rates(["b"], epoch=0)[0])
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"[]", b"{}", b'{"labels": ["x"], "prompts": {"a": 1}}', b'{"labels": 3, "prompts": {}}', b"\xff"]
+)
+def test_labels_that_cannot_be_read_are_refused_and_change_nothing(damaged):
     status = status_of_levels()
     state = status.state_dict()
-    with pytest.raises(TaskStatusError, match="5 labels of prompts for 6 records"):
-        status.load_state_dict({**state, "similar": state["similar"][1:]})
+    with pytest.raises(TaskStatusError, match="labels of similar prompts cannot be read"):
+        status.load_state_dict({**state, "similar": np.frombuffer(damaged, dtype=np.uint8)})
+    np.testing.assert_array_equal(status.state_dict()["similar"], state["similar"])
+
+
+@pytest.mark.parametrize("labels", [["x"], "xy", ["x", 3], ["x", "y", "z"]])
+def test_labels_that_do_not_fit_the_prompts_are_refused(labels):
+    with pytest.raises(ValueError, match="similar must hold a label|a label of similar prompts must be text"):
+        Explorer(ExplorationConfig()).plan(["a", "b"], epoch=0, step=1, similar=labels)
+
+
+def test_a_prompt_without_a_label_is_like_no_other():
+    status = TaskStatus("beta")
+    status.add_similar(["a", "b"], [None, None])
+    status.observe(["a"] * 4, [1] * 4, epoch=0, step=1)
+    assert np.isnan(status.success_rates(["b"], epoch=0)[0])
+
+
+@pytest.mark.parametrize("label", ["", "nul\0", "\ud800", "x" * 100_000])
+def test_any_text_is_a_label(tmp_path, label):
+    status = TaskStatus("beta")
+    status.add_similar(["a", "b"], [label, label])
+    status.observe(["a"] * 4, [1] * 4, epoch=0, step=1)
+    status.save(tmp_path / "status.npz")
+    resumed = TaskStatus.load(tmp_path / "status.npz")
+    resumed.add_similar(["b"], [label])
+    assert resumed.success_rates(["b"], epoch=0)[0] > 0.9
 
 
 def test_the_first_epoch_is_planned_by_what_its_earlier_steps_told():
@@ -89,51 +148,3 @@ def test_the_first_epoch_is_planned_by_what_its_earlier_steps_told():
     plan = explorer.plan(["c", "d"], epoch=0, step=2, similar=labels_of_batch("level", {"level": [1, 2]}))
     assert plan.budgets.tolist() == [2, 14]
     assert not np.isnan(plan.success_rates).any() and not np.isnan(plan.predicted_shares).any()
-
-
-def test_labels_are_equal_where_values_are():
-    numbers = labels_of_batch("level", {"level": [1, np.int64(1), 1.0, "1", None, float("nan"), True]})
-    assert numbers[0] == numbers[1] == numbers[6] and numbers[4] == numbers[5]
-    assert len({*numbers}) == 4
-    assert labels_of_batch(None, {}) is None
-
-
-@pytest.mark.parametrize(
-    ("similar_by", "said"),
-    [
-        ("nope", "similar_by=nope: the rows have no column 'nope' but data_source, extra_info"),
-        ("data_source.level", "column 'data_source' holds no dictionaries"),
-        ("extra_info", "holds {'level': 1}: expected text or a number"),
-    ],
-)
-def test_rows_that_cannot_be_compared_are_refused(similar_by, said):
-    with pytest.raises(SimilarPromptsError, match=said):
-        labels_of_batch(similar_by, batch([1, 2]))
-
-
-@pytest.mark.parametrize("value", ["", [], [""], 3, [3], {"a": 1}])
-def test_what_names_no_column_is_refused(value):
-    with pytest.raises(ConfigError, match="similar_by=.* is not accepted: expected null, the name of a column"):
-        ExplorationConfig.from_mapping({"success_rate": {"similar_by": value}})
-
-
-@pytest.mark.parametrize(
-    ("similar_by", "said"),
-    [
-        ("nope", "train.parquet has no column 'nope' but data_source, extra_info"),
-        ("extra_info.nope", "has no 'extra_info.nope': column 'extra_info' has entries level"),
-        ("data_source.level", "column 'data_source' has no entries"),
-        (["data_source", "extra_info"], "has dictionaries in column 'extra_info': name an entry, as extra_info.level"),
-    ],
-)
-def test_columns_that_the_data_do_not_have_are_refused(tmp_path, similar_by, said):
-    pytest.importorskip("pyarrow")
-    import pyarrow
-    import pyarrow.parquet
-
-    data = batch([1, 2])
-    table = pyarrow.table({"data_source": list(data["data_source"]), "extra_info": data["extra_info"]})
-    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
-    check_columns(BY["similar_by"], [tmp_path / "train.parquet"])
-    with pytest.raises(SimilarPromptsError, match=said):
-        check_columns(similar_by, [tmp_path / "train.parquet"])

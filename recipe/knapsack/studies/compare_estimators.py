@@ -8,7 +8,7 @@ squared difference of prediction and outcome (0 is perfect; even the true rate p
 error the mean gap between predicted and observed rate in tenths of the predictions. Every visit of a prompt counts
 once, whatever its budget.
 
-``--data train.parquet --similar-by data_source extra_info.level`` also says how well prompts that are alike in these
+``--data train.parquet --similar-by data_source extra_info.level`` says instead how well prompts that are alike in these
 columns foretell the first visit of one.
 """
 
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from knapsack_rl.history import read_history
+from knapsack_rl.messages import one_line
 from knapsack_rl.metrics import calibration_error
 from knapsack_rl.run_folder import HISTORY_FOLDER
 from knapsack_rl.task_status import TaskStatus
@@ -155,9 +156,8 @@ def report_first_visits(run_folder: Path, data: Path, similar_by: list[str]) -> 
     history = read_history(run_folder / HISTORY_FOLDER).to_pandas()
     visits = predict_first_visits(history, labels_of_data(data, similar_by))
     similar, of_all = (brier_by_visit(visits[name].to_numpy(), visits).mean() for name in ("similar", "all"))
-    return (
-        f"  {len(visits)} first visits: Brier {similar:.4f} by {', '.join(similar_by)}; {of_all:.4f} by the mean of all"
-    )
+    scores = f"Brier score {similar:.4f} by {', '.join(similar_by)}; {of_all:.4f} by the mean of all"
+    return f"{run_folder}: {len(visits)} first visits, {scores}"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -176,12 +176,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--data and --similar-by go together")
     for run_folder in options.runs:
         try:
-            estimators = make_estimators(options.window, options.discount, options.prior_strength, options.half_life)
-            print(report(run_folder, estimators, options.last_epochs))
             if options.data is not None:
                 print(report_first_visits(run_folder, options.data, options.similar_by))
+                continue
+            estimators = make_estimators(options.window, options.discount, options.prior_strength, options.half_life)
+            print(report(run_folder, estimators, options.last_epochs))
         except (ValueError, OSError) as error:
-            print(f"error: {run_folder}: {error}", file=sys.stderr)
+            print(f"error: {run_folder}: {one_line(error)}", file=sys.stderr)
             return 2
     return 0
 

@@ -7,31 +7,39 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 
 from knapsack_rl.identity import prompt_id
-from knapsack_rl.similar_prompts import labels_of_batch
+from knapsack_rl.similar_columns import check_similar_columns, labels_of_batch
 from knapsack_rl.task_status import TaskStatus
 
 __all__ = ["labels_of_data", "predict_first_visits"]
 
 
-def labels_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, str]:
+def labels_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, str | None]:
     """The label of each prompt of training data (parquet in verl's schema), by prompt id.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it lacks a column that is needed.
     """
-    data = pd.read_parquet(file)
-    labels = labels_of_batch(similar_by, {name: data[name].tolist() for name in data})
-    missing = {"data_source", "prompt"} - set(data)
+    try:
+        names = pyarrow.parquet.read_schema(file).names
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{file} cannot be read as parquet: {error}") from error
+    missing = {"data_source", "prompt"} - set(names)
     if missing:
         raise ValueError(f"{file} has no column {', '.join(sorted(missing))}: expected data that verl trains on")
+    check_similar_columns(similar_by, [file], "prompt")
+    data = pyarrow.parquet.read_table(file).to_pydict()
+    labels = labels_of_batch(similar_by, data)
+    assert labels is not None
     ids = [prompt_id(source, messages) for source, messages in zip(data["data_source"], data["prompt"], strict=True)]
     return dict(zip(ids, labels, strict=True))
 
 
-def predict_first_visits(history: pd.DataFrame, label_of: Mapping[str, str]) -> pd.DataFrame:
+def predict_first_visits(history: pd.DataFrame, label_of: Mapping[str, str | None]) -> pd.DataFrame:
     """Predict the first visit of each prompt from the steps before it.
 
     Args:

@@ -22,7 +22,7 @@ from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.metrics import imbalance
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import prior_of_column, prior_of_file
-from knapsack_rl.similar_prompts import labels_of_batch
+from knapsack_rl.similar_columns import labels_of_batch
 from verl import DataProto
 from verl.experimental.dataset.sampler import AbstractCurriculumSampler
 from verl.protocol import pad_dataproto_to_divisor, unpad_dataproto

@@ -46,10 +46,11 @@ def test_a_run_of_one_step_has_nothing_to_foretell():
 def run(tmp_path):
     data, ids = prompts(*[1, 2] * 8)
     data.to_parquet(tmp_path / "train.parquet")
+    (tmp_path / "text.parquet").write_text("text")
     history = ExplorationHistory(tmp_path / "history")
-    for step, chosen in enumerate((ids[:8], ids[8:], ids[:8], ids[8:]), start=1):
+    for step, chosen in enumerate((ids[:8], ids[8:]), start=1):
         budgets = np.full(8, 4)
-        history.append(step, (step - 1) // 2, chosen, np.full(8, np.nan), budgets, np.array([4, 0] * 4), budgets)
+        history.append(step, 0, chosen, np.full(8, np.nan), budgets, np.array([4, 0] * 4), budgets)
     history.flush()
     return tmp_path
 
@@ -57,13 +58,17 @@ def run(tmp_path):
 def test_the_command_says_what_similar_prompts_tell(run, capsys):
     assert main([str(run), "--data", str(run / "train.parquet"), "--similar-by", "level"]) == 0
     # Four of each level were seen and one more counts half: the rates are 0.9 and 0.1, and 0.1 squared is the score.
-    assert "  8 first visits: Brier 0.0100 by level; 0.2500 by the mean of all" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(
+        ": 8 first visits, Brier score 0.0100 by level; 0.2500 by the mean of all\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("data", "column", "said"),
     [
-        ("train.parquet", "nope", "similar_by=nope: the rows have no column 'nope'"),
+        ("train.parquet", "nope", "train.parquet has no column 'nope'"),
+        ("train.parquet", "prompt", "column 'prompt' holds the prompts themselves"),
+        ("text.parquet", "level", "text.parquet"),
         ("nowhere.parquet", "level", "nowhere.parquet"),
     ],
 )

@@ -57,6 +57,8 @@ def test_what_is_not_read_need_not_be_there(said_of):
     assert said_of(check_rows, unscored, **{"reward_model.enable": True}) == ""
     other = [row(0, prompt=..., question="1+1=")]
     assert said_of(check_columns, other, **{"data.custom_cls.path": "data.py"}) == ""
+    dotted = [row(0, extra_info={"a.b": 1, "index": 0})]
+    assert said_of(check_columns, dotted) == "" and said_of(check_rows, dotted) == ""
     renamed = [row(0, data_source=..., origin="sums")]
     assert said_of(check_columns, renamed, **{"data.reward_fn_key": "origin"}) == ""
 

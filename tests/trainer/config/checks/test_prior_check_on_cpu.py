@@ -84,10 +84,16 @@ def test_equal_prompts_with_different_rates_are_refused(refusal, data):
         ("data_source", ""),
         (["data_source", "level"], ""),
         ("nope", "train.parquet has no column 'nope' but data_source, prompt"),
-        ("prompt.role", "has no 'prompt.role': column 'prompt' has no entries"),
+        ("prompt", "column 'prompt' holds the prompts themselves"),
+        ("data_source.role", "has no 'data_source.role': column 'data_source' has no entries"),
     ],
 )
 def test_columns_by_which_prompts_are_similar_are_those_of_the_data(refusal, data, similar_by, said):
     key = "exploration.success_rate.similar_by"
     message = refusal(check_similar_by, {**data(level=[1, 2, 1, 2]), key: similar_by})
     assert said in message and (key in message) == bool(said)
+
+
+def test_similar_prompts_and_remax_do_not_go_together(refusal, data):
+    settings = {**data(), "exploration.success_rate.similar_by": "data_source", "algorithm.adv_estimator": "remax"}
+    assert "is not accepted with algorithm.adv_estimator=remax" in refusal(check_similar_by, settings)

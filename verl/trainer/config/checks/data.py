@@ -156,7 +156,7 @@ def _read(file: Path, schema: pyarrow.Schema, column: str, field: str) -> pyarro
     """Read one field of a struct or of a list of structs; the nulls around it come with it."""
     metadata = pyarrow.parquet.read_metadata(file)
     paths = [metadata.schema.column(index).path for index in range(metadata.num_columns)]
-    wanted = next(path for path in paths if path.startswith(f"{column}.") and field in path.split("."))
+    wanted = next(path for path in paths if path.startswith(f"{column}.") and f".{field}." in f".{path}.")
     return pyarrow.parquet.ParquetFile(file).read(columns=[wanted]).column(0)
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet
 from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
+from knapsack_rl.messages import one_line
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import DATA_KEYS, data_paths, is_remote, prompts_per_batch, refuse_home_sign
 
@@ -41,7 +42,7 @@ def _rows_of(key: str, path: str, config: DictConfig, facts: Facts) -> int | Non
     try:
         metadata = pyarrow.parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f"{key}={path} is not a readable parquet file: {error}.") from error
+        raise ConfigError(f"{key}={path} is not a readable parquet file: {one_line(error)}.") from error
     columns = metadata.schema.to_arrow_schema().names
     if config.data.prompt_key not in columns:
         raise ConfigError(

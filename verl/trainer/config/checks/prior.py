@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow
 from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
+from knapsack_rl.messages import one_line
 from knapsack_rl.prior import PriorError, is_prior_file
 from knapsack_rl.prior_checks import check_prior as check_prior_of_data
-from knapsack_rl.similar_prompts import SimilarPromptsError, check_columns
+from knapsack_rl.similar_columns import SimilarColumnsError, check_similar_columns
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import data_paths, exploration_config, local_data_files, refuse_home_sign
 
@@ -39,11 +41,19 @@ def check_prior(config: DictConfig, facts: Facts) -> None:
 
 
 def check_similar_by(config: DictConfig, facts: Facts) -> None:
-    """Refuse columns that the training data do not have."""
-    similar_by = exploration_config(config).success_rate.similar_by
-    if config.data.custom_cls.path is not None:
+    """Refuse columns by which prompts cannot be compared."""
+    similar_by, data = exploration_config(config).success_rate.similar_by, config.data
+    if similar_by is None:
+        return
+    key = f"exploration.success_rate.similar_by={similar_by}"
+    if config.algorithm.adv_estimator == "remax":
+        raise ConfigError(
+            f"{key} is not accepted with algorithm.adv_estimator=remax, which asks what a prompt's own greedy response "
+            "earned: unset it."
+        )
+    if data.custom_cls.path is not None:
         return  # a data set class of the user's own hands on what it likes
     try:
-        check_columns(similar_by, [Path(file) for file in local_data_files(config, "train_files")])
-    except SimilarPromptsError as error:
-        raise ConfigError(f"exploration.success_rate.similar_by={similar_by} is not accepted: {error}.") from error
+        check_similar_columns(similar_by, local_data_files(config, "train_files"), data.prompt_key)
+    except (SimilarColumnsError, OSError, pyarrow.ArrowException) as error:
+        raise ConfigError(f"{key} is not accepted: {one_line(error)}.") from error
