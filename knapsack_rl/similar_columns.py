@@ -99,7 +99,7 @@ def _column(name: str, batch: Mapping[str, Iterable[Any]]) -> list[Any]:
     if column not in batch.keys():
         raise SimilarColumnsError(f"{where}: the rows have no column {column!r} but {', '.join(batch.keys())}")
     rows = list(batch[column])
-    if not entry or not all(row is None or isinstance(row, Mapping) for row in rows):
+    if not all(row is None or isinstance(row, Mapping) for row in rows):
         raise SimilarColumnsError(f"{where}: column {column!r} holds no dictionaries, so it has no entry {entry!r}")
     return [None if row is None else _plain(row.get(entry), where) for row in rows]
 
