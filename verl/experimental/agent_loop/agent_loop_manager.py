@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl import DataProto
 from verl.experimental.agent_loop.agent_loop import AgentLoopManager as UpstreamAgentLoopManager
 from verl.experimental.agent_loop.agent_loop_worker import AgentLoopWorker
+from verl.utils.worker_groups import register_center_of
 from verl.workers.rollout.async_server import async_server_class
 
 __all__ = ["AgentLoopManager", "RolloutEngineError"]
@@ -51,8 +52,7 @@ class AgentLoopManager(UpstreamAgentLoopManager):
         self.rollout_tp_size = rollout.tensor_model_parallel_size
         self.rollout_dp_size = self.worker_group.world_size // self.rollout_tp_size
         _check_cpu_slots(self.rollout_dp_size)
-        register_center = ray.get_actor(f"{self.worker_group.name_prefix}_register_center")
-        nodes = ray.get(register_center.get_worker_info.remote())
+        nodes = ray.get(register_center_of(self.worker_group).get_worker_info.remote())
         with self._explained():
             servers = [
                 self._started_server(rank, nodes[rank * self.rollout_tp_size]) for rank in range(self.rollout_dp_size)

@@ -26,6 +26,7 @@ from verl.utils.checkpoint_state import whole_checkpoints
 from verl.utils.debug import marked_timer
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_tracking import RunTracking
+from verl.utils.worker_groups import register_center_of
 
 __all__ = ["TrainingRun"]
 
@@ -106,8 +107,9 @@ class TrainingRun:
         groups += [self.critic_wg] if self.use_critic else []
         groups += [self.ref_policy_wg] if self.use_reference_policy and not self.ref_in_actor else []
         groups += [self.rm_wg] if self.use_rm else []
-        for name_prefix in {group.name_prefix for group in groups}:
-            _end_actor(ray.get_actor(f"{name_prefix}_register_center"))
+        # Groups of the same processes share a register center.
+        for group in {group.name_prefix: group for group in groups}.values():
+            _end_actor(register_center_of(group))
         for worker in {worker._actor_id: worker for group in groups for worker in group.workers}.values():
             ray.kill(worker)
 
