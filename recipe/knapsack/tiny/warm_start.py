@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,15 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from recipe.knapsack.tiny.tiny_task import (
     MAX_RESPONSE_LENGTH,
     Example,
-    World,
     compute_score,
     make_model_config,
     make_tokenizer,
+    max_response_length,
     sample_corpus,
     write_task,
 )
@@ -38,9 +39,14 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class WarmStartSettings:
-    """Everything the result depends on. ``version`` changes when this recipe's result does."""
+    """Everything the result depends on. ``version`` changes when this recipe's result does.
+
+    Attributes:
+        most_copies: how often an answer to the hardest prompts has to be written (`tiny_task.make_world`).
+    """
 
     seed: int = 0
+    most_copies: int = 1
     steps: int = 600
     batch_size: int = 128
     learning_rate: float = 3e-3
@@ -71,17 +77,22 @@ def make_warm_start(directory: Path, settings: WarmStartSettings, show_progress:
     """
     manifest = read_manifest(directory)
     is_complete = all((directory / name).exists() for name in PRODUCTS)
-    if is_complete and manifest is not None and manifest["settings"] == asdict(settings):
+    defaults = asdict(WarmStartSettings())  # of settings that an older manifest does not name
+    if is_complete and manifest is not None and {**defaults, **manifest["settings"]} == asdict(settings):
         return manifest
     (directory / MANIFEST).unlink(missing_ok=True)
-    world = write_task(directory, settings.seed)
+    world = write_task(directory, settings.seed, settings.most_copies)
     tokenizer = make_tokenizer()
-    model = pretrain(world, tokenizer, settings, show_progress)
+    model = pretrain(
+        make_model_config(), tokenizer, lambda count, rng: sample_corpus(world, count, rng), settings, show_progress
+    )
     model.save_pretrained(directory / "model")
     rows = pd.read_parquet(directory / "test.parquet")
     manifest = {
         "settings": asdict(settings),
-        "held_out_accuracy": sampled_accuracy(model, tokenizer, rows, settings.seed),
+        "held_out_accuracy": sampled_accuracy(
+            model, tokenizer, rows, settings.seed, response_length=max_response_length(settings.most_copies)
+        ),
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
@@ -94,12 +105,21 @@ def read_manifest(directory: Path) -> dict | None:
 
 
 def pretrain(
-    world: World, tokenizer: PreTrainedTokenizerBase, settings: WarmStartSettings, show_progress: bool = True
+    config: Qwen2Config,
+    tokenizer: PreTrainedTokenizerBase,
+    corpus: Callable[[int, np.random.Generator], list[Example]],
+    settings: WarmStartSettings,
+    show_progress: bool = True,
 ) -> PreTrainedModel:
-    """Train the tiny model from random weights on fresh corpus examples; the result is a function of the arguments."""
+    """Train a small model from random weights; the result is a function of the arguments.
+
+    Args:
+        config: of the model.
+        corpus: draws a number of examples.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = Qwen2ForCausalLM(make_model_config()).train()
+        model = Qwen2ForCausalLM(config).train()
     rng = np.random.default_rng([settings.seed, 2])
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.learning_rate_factor)
@@ -111,7 +131,7 @@ def pretrain(
         disable=not show_progress,
     )
     for _ in progress:
-        input_ids, labels = encode_examples(sample_corpus(world, settings.batch_size, rng), tokenizer)
+        input_ids, labels = encode_examples(corpus(settings.batch_size, rng), tokenizer)
         loss = model(input_ids=input_ids, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -127,21 +147,25 @@ def encode_examples(examples: list[Example], tokenizer: PreTrainedTokenizerBase)
 
     Padding needs no attention mask: it comes after the end of sequence, where nothing that counts attends to it.
     """
-    sequences = tokenizer([example.prompt + example.response + tokenizer.eos_token for example in examples])[
-        "input_ids"
-    ]
-    longest = max(map(len, sequences))
+    prompts = tokenizer([example.prompt for example in examples])["input_ids"]
+    responses = tokenizer([example.response + tokenizer.eos_token for example in examples])["input_ids"]
+    longest = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
     input_ids = torch.full((len(examples), longest), tokenizer.pad_token_id)
     labels = torch.full((len(examples), longest), IGNORED_LABEL)
-    for row, (example, sequence) in enumerate(zip(examples, sequences, strict=True)):
-        tokens = torch.tensor(sequence)
-        input_ids[row, : len(tokens)] = tokens
-        labels[row, len(example.prompt) : len(tokens)] = tokens[len(example.prompt) :]
+    for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        end = len(prompt) + len(response)
+        input_ids[row, :end] = torch.tensor(prompt + response)
+        labels[row, len(prompt) : end] = torch.tensor(response)
     return input_ids, labels
 
 
 def sampled_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: pd.DataFrame, seed: int, samples: int = 4
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: pd.DataFrame,
+    seed: int,
+    samples: int = 4,
+    response_length: int = MAX_RESPONSE_LENGTH,
 ) -> float:
     """Mean score of ``samples`` responses per prompt of ``rows`` (verl's schema), sampled at temperature 1."""
     prompts = ["".join(message["content"] for message in messages) for messages in rows["prompt"]]
@@ -155,7 +179,7 @@ def sampled_accuracy(
             top_k=0,
             top_p=1.0,
             num_return_sequences=samples,
-            max_new_tokens=MAX_RESPONSE_LENGTH,
+            max_new_tokens=response_length,
         )
     responses = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     ground_truths = [reward_model["ground_truth"] for reward_model in rows["reward_model"] for _ in range(samples)]

@@ -1,7 +1,9 @@
-"""The comparison with power: methods on the tiny task over many worlds, paired, with intervals.
+"""The comparison with power: methods on small tasks over many worlds, paired, with intervals.
 
-    python -m recipe.knapsack.compare_worlds              # 12 worlds that nothing was tuned on
+    python -m recipe.knapsack.compare_worlds              # the tiny task, 12 worlds that nothing was tuned on
     python -m recipe.knapsack.compare_worlds --tune       # learning rates and rules, on other worlds
+    python -m recipe.knapsack.compare_worlds --task lengths          # hard prompts have long answers
+    python -m recipe.knapsack.compare_worlds --task reasoning_gym    # data and verifiers of reasoning-gym
 
 The trainings run in a plain loop with the project's own explorer, advantages and decoder. Started again, the command
 keeps what is finished. ``--show`` says what is finished and runs nothing.
@@ -17,14 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from knapsack_rl import ExplorationConfig
-from recipe.knapsack.worlds.methods import (
-    BASELINE,
-    FINAL_METHODS,
-    FINAL_WORLDS,
-    LEARNING_RATES,
-    METHODS,
-    TUNING_WORLDS,
-)
+from recipe.knapsack.worlds.methods import BASELINE, LEARNING_RATES, METHODS, TUNING_WORLDS
+from recipe.knapsack.worlds.tasks import TASKS
 from recipe.knapsack.worlds.world_runs import Result, WorldRun, run_all
 from recipe.knapsack.worlds.world_table import world_table
 
@@ -50,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n" + table)
     if unfinished:
         print(f"\n{unfinished} of {len(runs)} trainings are not finished; the same command without --show goes on.")
-    (options.output / ("tuning.md" if options.tune else "worlds.md")).write_text(table + "\n")
+    name = "tuning" if options.tune else "worlds"
+    (options.output / f"{name}-n{options.rollouts}-steps{options.steps}.md").write_text(table + "\n")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -59,15 +56,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/worlds"), help="folder (default: %(default)s)")
+    parser.add_argument("--task", choices=[*TASKS], default="tiny", help="(default: %(default)s)")
+    parser.add_argument("--output", type=Path, help="folder (default: one below runs for each task)")
     parser.add_argument("--tune", action="store_true", help="every learning rate, on tuning worlds")
-    parser.add_argument("--worlds", type=int, nargs="+", help="seeds of worlds (default: 20 to 31; --tune: 0 to 3)")
+    parser.add_argument("--worlds", type=int, nargs="+", help="seeds of worlds (default: from 20 on; --tune: 0 to 3)")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS], help="beside GRPO (default: those of the table)")
     parser.add_argument("--rollouts", type=int, default=8, help="N, of a prompt on average (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=240, help="of GRPO, whose rollouts all get (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="of GRPO, whose rollouts all get (default: 240; other tasks: 120)")
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
     options = parser.parse_args(arguments)
+    task = TASKS[options.task]
+    options.output = options.output or Path("runs") / task.folder
+    options.steps = task.steps if options.steps is None else options.steps
+    options.methods = dict.fromkeys([BASELINE, *(options.methods or task.methods)])
     for name in ("steps", "parallel"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}: expected at least 1")
@@ -75,7 +77,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not bounds.n_low <= options.rollouts <= bounds.n_up:
         parser.error(f"--rollouts is {options.rollouts}: expected {bounds.n_low} to {bounds.n_up}")
     if options.worlds is None:
-        options.worlds = list(TUNING_WORLDS[:4] if options.tune else FINAL_WORLDS)
+        options.worlds = list(TUNING_WORLDS[:4] if options.tune else task.final_worlds)
     if options.tune and not set(options.worlds) <= set(TUNING_WORLDS):
         parser.error(f"--tune --worlds {options.worlds}: expected worlds of 0 to {TUNING_WORLDS[-1]}")
     return options
@@ -83,11 +85,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _runs(options: argparse.Namespace) -> list[WorldRun]:
     """All trainings, world by world, so that an interrupted comparison is of use."""
-    methods = dict.fromkeys([BASELINE, *(options.methods or FINAL_METHODS)])
     return [
-        WorldRun(options.output, method, world, learning_rate, options.steps, options.rollouts)
+        WorldRun(options.output, options.task, method, world, learning_rate, options.steps, options.rollouts)
         for world in options.worlds
-        for method in methods
+        for method in options.methods
         for learning_rate in (LEARNING_RATES if options.tune else (METHODS[method].learning_rate,))
     ]
 

@@ -11,16 +11,13 @@ from knapsack_rl import ExplorationConfig
 from knapsack_rl.presets import preset_value
 from recipe.knapsack.worlds.plain_training import Settings
 
-__all__ = ["BASELINE", "FINAL_METHODS", "FINAL_WORLDS", "LEARNING_RATES", "METHODS", "TUNING_WORLDS", "Method"]
+__all__ = ["BASELINE", "LEARNING_RATES", "METHODS", "TUNING_WORLDS", "Method"]
 
 BASELINE = "grpo"
-FINAL_METHODS = (BASELINE, "paper", "recommended", "dynamic")
 LEARNING_RATES = (2e-4, 4e-4, 8e-4)
 """Each method is compared at the best of these, by the mean of the last five validations on tuning worlds."""
 TUNING_WORLDS = range(0, 12)
 """Worlds on which rules and learning rates may be chosen."""
-FINAL_WORLDS = range(20, 32)
-"""Worlds for the table, on which nothing was chosen."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +61,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "dynamic sampling, equal rollouts",
             {"allocator": "homogeneous", "dynamic_sampling": {"enable": True}},
             learning_rate=8e-4,
+        ),
+        "token_limit": Method(
+            "recommended, exploration.max_expected_tokens=1.0x",
+            {"preset": "recommended", "max_expected_tokens": "1.0x"},
+            preset_value("recommended", "algorithm.prompt_weight"),
         ),
         # Candidates for the preset.
         "beta": Method("beta", _BETA),

@@ -1,4 +1,4 @@
-"""Training on the tiny task in a plain torch loop: the project's explorer, decoder and advantages, no Ray, no workers.
+"""Training on a small task in a plain torch loop: the project's explorer, decoder and advantages, no Ray, no workers.
 
 A step does what the trainer's does with one worker and one mini-batch: plan, sample, score, advantages, one update by
 AdamW on the mean over tokens. It takes a fraction of the time, so that methods can be compared over many worlds. The
@@ -8,22 +8,25 @@ update leaves out rollouts without a gradient, which verl computes: seconds flat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, Plan, prompt_id
 from knapsack_rl.outcomes import choose_rows
-from recipe.knapsack.tiny.tiny_task import MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH, compute_score, make_tokenizer
+from recipe.knapsack.worlds.tasks import Task
 from verl.trainer.ppo.advantages import clip_advantages, weigh_prompts, without_single_rollouts
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.workers.rollout.decoding import Decoder
 from verl.workers.rollout.sampling import SamplingParams, TokenSampler, make_generator
+
+ComputeScore = Callable[[str, str, str, dict[str, Any]], Mapping[str, Any]]
 
 __all__ = ["PROMPTS_PER_STEP", "PlainTraining", "Settings", "Validation"]
 
@@ -72,16 +75,20 @@ class Prompts:
 
     Args:
         file: parquet in verl's schema.
+        tokenizer: pads on the left.
+        compute_score: verl's reward function.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.tokenizer = make_tokenizer()
-        rows = pd.read_parquet(file)
-        texts = ["".join(message["content"] for message in messages) for messages in rows["prompt"]]
-        encoded = self.tokenizer(texts, return_tensors="pt", padding="max_length", max_length=MAX_PROMPT_LENGTH)
+    def __init__(self, file: Path, tokenizer: PreTrainedTokenizerBase, compute_score: ComputeScore) -> None:
+        self.tokenizer, self.compute_score = tokenizer, compute_score
+        self.rows = pd.read_parquet(file)
+        texts = ["".join(message["content"] for message in messages) for messages in self.rows["prompt"]]
+        encoded = tokenizer(texts, return_tensors="pt", padding=True)
         self.input_ids, self.attention_mask = encoded["input_ids"], encoded["attention_mask"]
-        self.ground_truths = [reward["ground_truth"] for reward in rows["reward_model"]]
-        self.ids = [prompt_id(source, messages) for source, messages in zip(rows["data_source"], rows["prompt"])]
+        self.ids = [
+            prompt_id(source, messages) for source, messages in zip(self.rows["data_source"], self.rows["prompt"])
+        ]
+        self._scores: dict[tuple[int, str], float] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,12 +96,17 @@ class Prompts:
     def scores(self, index: np.ndarray, token_ids: torch.Tensor) -> np.ndarray:
         """(B,) float scores of responses (B, response_length) to the prompts ``index`` (B,)."""
         responses = self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)
-        return np.array(
-            [
-                compute_score("", response, self.ground_truths[prompt])["score"]
-                for response, prompt in zip(responses, index, strict=True)
-            ]
-        )
+        return np.array([self._score(*each) for each in zip(index.tolist(), responses, strict=True)])
+
+    def _score(self, prompt: int, response: str) -> float:
+        """The score of a response; a verifier is asked once for each."""
+        if (prompt, response) not in self._scores:
+            row = self.rows.iloc[prompt]
+            scored = self.compute_score(
+                row["data_source"], response, row["reward_model"]["ground_truth"], row["extra_info"]
+            )
+            self._scores[prompt, response] = float(scored["score"])
+        return self._scores[prompt, response]
 
 
 @dataclass(frozen=True)
@@ -137,15 +149,19 @@ class PlainTraining:
     """One training.
 
     Args:
-        warm_start: folder of a warm start (`recipe.knapsack.tiny.warm_start`): model, training and held-out prompts.
+        warm_start: folder that the task prepared: model, training and held-out prompts.
+        task: what is trained on.
         settings: see `Settings`.
     """
 
-    def __init__(self, warm_start: Path, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, warm_start: Path, task: Task, settings: Settings) -> None:
+        self.settings, self.task = settings, task
         self.explorer = Explorer(settings.exploration, rollouts_per_prompt=settings.rollouts_per_prompt)
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(warm_start / "model").eval()
-        self.train_prompts, self.test_prompts = (Prompts(warm_start / f"{name}.parquet") for name in ("train", "test"))
+        self.tokenizer = AutoTokenizer.from_pretrained(warm_start / "model", padding_side="left")
+        self.train_prompts, self.test_prompts = (
+            Prompts(warm_start / f"{name}.parquet", self.tokenizer, task.compute_score) for name in ("train", "test")
+        )
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
         )
@@ -241,9 +257,9 @@ class PlainTraining:
         decoder = Decoder(
             self.model,
             TokenSampler(SamplingParams(), generator),
-            eos_token_ids=[prompts.tokenizer.eos_token_id],
-            pad_token_id=prompts.tokenizer.pad_token_id,
-            response_length=MAX_RESPONSE_LENGTH + 1,
+            eos_token_ids=[self.tokenizer.eos_token_id],
+            pad_token_id=self.tokenizer.pad_token_id,
+            response_length=self.task.response_length,
             max_rows=_LARGEST_DECODED_BATCH,
         )
         return decoder.generate(prompts.input_ids[index], prompts.attention_mask[index]).token_ids
@@ -275,7 +291,7 @@ class PlainTraining:
         attention_mask = torch.cat([prompts.attention_mask[rollouts.prompts], torch.ones_like(responses)], dim=1)
         position_ids = (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
         logits = self.model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids).logits
-        of_responses = logits[:, MAX_PROMPT_LENGTH - 1 : -1].log_softmax(dim=-1)
+        of_responses = logits[:, -responses.shape[1] - 1 : -1].log_softmax(dim=-1)
         return of_responses.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
 
 

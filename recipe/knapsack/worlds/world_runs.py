@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
 from recipe.knapsack.worlds.methods import METHODS
 from recipe.knapsack.worlds.plain_training import PROMPTS_PER_STEP, PlainTraining, Validation
+from recipe.knapsack.worlds.tasks import TASKS
 from verl.utils.processes import end_with_parent
 
 __all__ = ["Result", "WorldRun", "run_all"]
@@ -55,6 +55,7 @@ class WorldRun:
 
     Attributes:
         output: folder of the comparison.
+        task: key of `TASKS`.
         method: key of `METHODS`.
         world: seed of task, warm start, order and sampling.
         learning_rate: of this training.
@@ -63,6 +64,7 @@ class WorldRun:
     """
 
     output: Path
+    task: str
     method: str
     world: int
     learning_rate: float
@@ -96,7 +98,7 @@ class WorldRun:
         """Train on one thread and keep the result, which is there whole or not at all."""
         torch.set_num_threads(1)
         settings = METHODS[self.method].settings(self.world, self.learning_rate, self.rollouts_per_prompt)
-        training = PlainTraining(self.warm_start, settings)
+        training = PlainTraining(self.warm_start, TASKS[self.task], settings)
         validations = training.run(self.total_rollouts, max(1, self.total_rollouts // VALIDATIONS), on_step)
         kept = {"validations": [asdict(each) for each in validations], "never_solved": training.never_solved}
         unfinished = self.file.with_suffix(".unfinished")
@@ -118,9 +120,9 @@ def run_all(runs: Sequence[WorldRun], parallel: int) -> None:
     manager.start(initializer=end_with_parent)
     with manager, ProcessPoolExecutor(parallel, mp_context=context, initializer=end_with_parent) as pool, bar:
         spent = manager.dict()
-        by_warm_start = {run.warm_start: run.world for run in waiting}
+        by_warm_start = {run.warm_start: (run.task, run.world) for run in waiting}
         bar.set_description_str("warm starts")
-        for future in [pool.submit(_make_warm_start, *each) for each in by_warm_start.items()]:
+        for future in [pool.submit(_make_warm_start, folder, *each) for folder, each in by_warm_start.items()]:
             future.result()
         bar.set_description_str(f"{len(waiting)} trainings")
         futures = {pool.submit(_train, run, str(number), spent) for number, run in enumerate(waiting)}
@@ -141,9 +143,9 @@ def _raise_first(done: set[Future[None]], others: set[Future[None]]) -> None:
             raise error
 
 
-def _make_warm_start(folder: Path, world: int) -> None:
+def _make_warm_start(folder: Path, task: str, world: int) -> None:
     torch.set_num_threads(1)
-    make_warm_start(folder, WarmStartSettings(seed=world), show_progress=False)
+    TASKS[task].prepare(folder, world)
 
 
 def _train(run: WorldRun, name: str, spent: Any) -> None:

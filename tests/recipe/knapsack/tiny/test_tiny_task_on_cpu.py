@@ -80,6 +80,29 @@ def test_the_world_has_known_and_rare_families():
     assert np.allclose(np.log(right[:29] / (1 - right[:29])), np.linspace(-8, 0, 29))
 
 
+def test_where_lengths_differ_hard_families_have_long_answers():
+    same, longer = tiny_task.make_world(3), tiny_task.make_world(3, most_copies=3)
+    assert same.copies == (1,) * len(FAMILIES) and longer.solutions == same.solutions
+    right = [
+        longer.corpus_probabilities[row, list(STRATEGIES).index(symbol)] for row, symbol in enumerate(longer.solutions)
+    ]
+    by_difficulty = np.array(longer.copies)[np.argsort(-np.array(right), kind="stable")]
+    assert (np.diff(by_difficulty) >= 0).all() and set(by_difficulty) == {1, 2, 3}
+    assert (by_difficulty[: tiny_task.KNOWN_FAMILIES] == 1).all()
+
+
+def test_an_answer_counts_if_every_copy_is_right():
+    world = tiny_task.make_world(0, most_copies=3)
+    family = FAMILIES[world.copies.index(3)]
+    answer = world.answer(family, "~", "4071")
+    assert answer == "1704 1704 1704"
+    assert compute_score("", f"~{answer}", answer)["score"] == 1.0
+    assert compute_score("", "~1704 1704", answer)["score"] == 0.0
+    rows = tiny_task.make_splits(world, 0)["train"]
+    longest = max(len(row["reward_model"]["ground_truth"]) for row in rows)
+    assert longest + 2 == tiny_task.max_response_length(3)  # the symbol and the end of sequence
+
+
 def test_the_corpus_executes_the_strategy_it_names_as_often_as_the_world_says():
     world = tiny_task.make_world(1)
     examples = tiny_task.sample_corpus(world, 60_000, np.random.default_rng(0))
@@ -300,6 +323,15 @@ def test_only_a_finished_warm_start_of_the_same_settings_is_reused(tmp_path):
     make_warm_start(tmp_path, WarmStartSettings(steps=2), show_progress=False)
     assert weights.read_bytes() != first
     assert json.loads((tmp_path / MANIFEST).read_text())["settings"]["steps"] == 2
+
+
+def test_a_warm_start_of_before_a_setting_existed_is_that_of_its_default(tmp_path):
+    manifest = make_warm_start(tmp_path, WarmStartSettings(steps=1), show_progress=False)
+    older = {**manifest, "settings": {key: v for key, v in manifest["settings"].items() if key != "most_copies"}}
+    (tmp_path / MANIFEST).write_text(json.dumps(older))
+    assert make_warm_start(tmp_path, WarmStartSettings(steps=1), show_progress=False) == older
+    remade = make_warm_start(tmp_path, WarmStartSettings(steps=1, most_copies=2), show_progress=False)
+    assert remade["settings"]["most_copies"] == 2
 
 
 def test_an_interrupted_warm_start_is_made_anew(tmp_path, monkeypatch):

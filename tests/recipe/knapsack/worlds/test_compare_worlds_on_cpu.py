@@ -13,8 +13,9 @@ from training_process import ROOT
 
 from knapsack_rl.presets import PRESETS
 from recipe.knapsack.worlds import compare_worlds, world_runs
-from recipe.knapsack.worlds.methods import FINAL_METHODS, FINAL_WORLDS, METHODS, TUNING_WORLDS
+from recipe.knapsack.worlds.methods import METHODS, TUNING_WORLDS
 from recipe.knapsack.worlds.plain_training import Validation
+from recipe.knapsack.worlds.tasks import TASKS
 from recipe.knapsack.worlds.world_runs import Result, WorldRun
 from recipe.knapsack.worlds.world_table import interval_of_mean, world_table
 
@@ -30,8 +31,9 @@ def result(*accuracies: float, never_solved: int = 10) -> Result:
 
 
 def test_what_is_final_was_not_tuned_on():
-    assert not set(FINAL_WORLDS) & set(TUNING_WORLDS) and len(FINAL_WORLDS) == 12
-    assert set(FINAL_METHODS) <= set(METHODS)
+    assert len(TASKS["tiny"].final_worlds) == 12 and all(len(task.final_worlds) >= 6 for task in TASKS.values())
+    assert not any(set(task.final_worlds) & set(TUNING_WORLDS) for task in TASKS.values())
+    assert all(set(task.methods) <= set(METHODS) for task in TASKS.values())
 
 
 def test_the_presets_are_what_the_project_ships():
@@ -101,8 +103,11 @@ def test_no_training_outlives_a_killed_command(tmp_path):
 
 
 def test_runs_that_differ_are_kept_apart(tmp_path):
-    run = WorldRun(tmp_path, "grpo", 1, 4e-4, 240, 8)
-    others = [WorldRun(tmp_path, "grpo", 1, 2e-4, 240, 8), WorldRun(tmp_path, "grpo", 1, 4e-4, 240, 4)]
+    run = WorldRun(tmp_path, "tiny", "grpo", 1, 4e-4, 240, 8)
+    others = [
+        WorldRun(tmp_path, "tiny", "grpo", 1, 2e-4, 240, 8),
+        WorldRun(tmp_path, "tiny", "grpo", 1, 4e-4, 240, 4),
+    ]
     assert len({each.file for each in [run, *others]}) == 3
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from knapsack_rl import ExplorationConfig
-from recipe.knapsack.tiny.tiny_task import MAX_RESPONSE_LENGTH
 from recipe.knapsack.worlds import plain_training
 from recipe.knapsack.worlds.plain_training import PlainTraining, Settings, _response_mask
+from recipe.knapsack.worlds.tasks import TASKS
 
 PROMPTS, ROLLOUTS = 16, 4
 DYNAMIC = ExplorationConfig.from_mapping({"allocator": "homogeneous", "dynamic_sampling": {"enable": True}})
@@ -20,7 +20,9 @@ def training(warm_start, monkeypatch):
     def make(exploration: ExplorationConfig | None = None, prompts: int = PROMPTS, **settings: object) -> PlainTraining:
         monkeypatch.setattr(plain_training, "PROMPTS_PER_STEP", prompts)
         return PlainTraining(
-            warm_start, Settings(exploration or ExplorationConfig(n_up=16), rollouts_per_prompt=ROLLOUTS, **settings)
+            warm_start,
+            TASKS["tiny"],
+            Settings(exploration or ExplorationConfig(n_up=16), rollouts_per_prompt=ROLLOUTS, **settings),
         )
 
     return make
@@ -97,4 +99,4 @@ def test_a_training_is_a_function_of_its_settings(training):
     records = [training().run(3 * PROMPTS * ROLLOUTS, PROMPTS * ROLLOUTS, lambda rollouts: None) for _ in range(2)]
     first, second = ([(each.step, each.tokens, each.accuracy) for each in run] for run in records)
     assert first == second and [each[0] for each in first] == [0, 1, 2, 3]
-    assert records[0][-1].tokens <= 3 * PROMPTS * ROLLOUTS * (MAX_RESPONSE_LENGTH + 1)
+    assert records[0][-1].tokens <= 3 * PROMPTS * ROLLOUTS * TASKS["tiny"].response_length
