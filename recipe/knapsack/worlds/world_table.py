@@ -36,7 +36,8 @@ def world_table(results: Results, baseline: str) -> str:
     """
     header = (
         "method | worlds | held-out accuracy | difference to GRPO, 95 % interval | wins | effective ratio at the end | "
-        "never solved | of GRPO's cost to GRPO's accuracy: rollouts | tokens | CPU time | worlds that reach it"
+        "never solved | tokens of all rollouts, of GRPO's | difference at GRPO's tokens | "
+        "of GRPO's cost to GRPO's accuracy: rollouts | tokens | CPU time | worlds that reach it"
     )
     lines = [f"| {header} |", "|" + "---|" * (header.count("|") + 1)]
     for name, by_world in results.items():
@@ -55,7 +56,7 @@ def _cells(name: str, by_world: Mapping[int, Result], baseline: Mapping[int, Res
         f"{np.mean([run.effective_ratio for run in runs]):.3f}",
         f"{np.mean([run.never_solved for run in runs]):.0f}",
     ]
-    return cells + (["", "", "", ""] if is_baseline else _costs(by_world, baseline))
+    return cells + ([""] * 6 if is_baseline else [*_tokens(by_world, baseline), *_costs(by_world, baseline)])
 
 
 def _difference(by_world: Mapping[int, Result], baseline: Mapping[int, Result]) -> list[str]:
@@ -65,6 +66,21 @@ def _difference(by_world: Mapping[int, Result], baseline: Mapping[int, Result]) 
     low, high = interval_of_mean(paired)
     wins = sum(difference > 0 for difference in paired)
     return [f"{np.mean(paired):+.3f} ({low:+.3f} to {high:+.3f})", f"{wins} of {len(paired)}"]
+
+
+def _tokens(by_world: Mapping[int, Result], baseline: Mapping[int, Result]) -> list[str]:
+    """What equal rollouts cost in tokens, and what is gained when as many tokens as the baseline's are spent."""
+    paired = [
+        (run.validations, baseline[world].validations[-1]) for world, run in by_world.items() if world in baseline
+    ]
+    if not paired:
+        return ["", ""]
+    shares = [validations[-1].tokens / whole.tokens for validations, whole in paired]
+    gains = [
+        [each for each in validations if each.tokens <= whole.tokens][-1].accuracy - whole.accuracy
+        for validations, whole in paired
+    ]
+    return [f"{np.mean(shares):.0%}", f"{np.mean(gains):+.3f}"]
 
 
 def _costs(by_world: Mapping[int, Result], baseline: Mapping[int, Result]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -52,8 +53,15 @@ def test_the_table_pairs_by_world():
     header, _, grpo, ours = world_table(results, "GRPO").splitlines()
     cells = [cell.strip() for cell in ours.strip("|").split("|")]
     assert cells[1] == "3" and cells[3] == "+0.025 (-0.050 to +0.100)" and cells[4] == "1 of 2"
-    assert cells[7:] == ["50%", "50%", "50%", "1 of 2"]
+    assert cells[7:] == ["100%", "+0.025", "50%", "50%", "50%", "1 of 2"]
     assert grpo.count("|") == header.count("|") == ours.count("|")
+
+
+def test_where_rollouts_are_longer_the_table_says_what_the_same_tokens_gain():
+    longer = Result(tuple(replace(each, tokens=2 * each.tokens) for each in result(0.4, 0.55, 0.8).validations), 10)
+    *_, ours = world_table({"GRPO": {1: result(0.4, 0.5, 0.6)}, "ours": {1: longer}}, "GRPO").splitlines()
+    cells = [cell.strip() for cell in ours.strip("|").split("|")]
+    assert cells[3].startswith("+0.200") and cells[7:9] == ["200%", "-0.050"]
 
 
 def test_a_method_that_never_gets_there_has_no_cost():
