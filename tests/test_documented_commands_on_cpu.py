@@ -194,7 +194,13 @@ COMMANDS = {
             "test_a_finished_training_is_kept_and_an_interrupted_one_is_not",
             needs="hours",
         )
-        for options in ("", " --tune --worlds 0 1")
+        for options in (
+            "",
+            " --tune --worlds 0 1",
+            " --rollouts 4 --methods paper recommended",
+            " --task lengths",
+            " --task reasoning_gym",
+        )
     },
     ".venv-vllm/bin/python -m recipe.knapsack.compare_engines --output runs/engines": by(_SHORT, needs="minutes"),
     "python -m recipe.knapsack.compare_estimators RUN": by(
