@@ -9,6 +9,7 @@ training that is finished stays; the table shows what there is.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -77,8 +78,18 @@ def prepare(folder: Path, seed: int) -> Path:
     if not (folder / MANIFEST).exists():
         make_warm_start(folder / "warm_start", WarmStartSettings(seed=seed), show_progress=False)
         make_tiny_task(folder / "warm_start", folder, PROMPTS)
+        write_for_transformers_4(folder / "model", folder / "model_for_transformers_4")
         shutil.copy(folder / "warm_start" / MANIFEST, folder)
     return folder
+
+
+def write_for_transformers_4(model: Path, folder: Path) -> None:
+    """Copy a model, with the names that version 4 of transformers knows in the configuration of its tokenizer."""
+    shutil.copytree(model, folder, dirs_exist_ok=True)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    file.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
 
 
 def train(version: str, task: Path, run_folder: Path, seed: int, python_of_verl05: Path) -> None:
@@ -88,13 +99,13 @@ def train(version: str, task: Path, run_folder: Path, seed: int, python_of_verl0
         SystemExit: it failed.
     """
     run_folder.mkdir(parents=True, exist_ok=True)
-    overrides = [*SHARED, f"data.seed={seed}"]
     if version == "0.9":
-        start = command(task, run_folder, *overrides, "actor_rollout_ref.rollout.max_num_seqs=256")
+        start = command(task, run_folder, *SHARED, f"data.seed={seed}", "actor_rollout_ref.rollout.max_num_seqs=256")
         variables = environment(task)
     else:
-        start = ["bash", str(ROOT / "examples" / "knapsack_trainer" / "run_tiny_cpu.sh"), *overrides]
-        start.append(f"actor_rollout_ref.rollout.seed={seed}")
+        start = ["bash", str(ROOT / "examples" / "knapsack_trainer" / "run_tiny_cpu.sh"), *SHARED]
+        start += [f"+data.seed={seed}", f"exploration.seed={seed}"]
+        start.append(f"actor_rollout_ref.model.path={task}/model_for_transformers_4")
         python = str(Path(os.path.abspath(python_of_verl05)))
         variables = {**os.environ, "PYTHON": python, "RUN_FOLDER": str(run_folder), "WARM_START": str(task)}
     with (run_folder / "train.log").open("w") as log:

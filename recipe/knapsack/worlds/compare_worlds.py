@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = run.result()
         if result is not None:
             results.setdefault(_row(run, options), {})[run.world] = result
-    of_baseline = {"method": BASELINE, "learning_rate": METHODS[BASELINE].learning_rate}
+    of_baseline = {"method": BASELINE, "learning_rate": _learning_rate(options.task, BASELINE)}
     unfinished = sum(run.result() is None for run in runs)
     if not results:
         sys.exit(f"error: no finished training in {options.output}")
@@ -62,7 +62,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--worlds", type=int, nargs="+", help="seeds of worlds (default: from 20 on; --tune: 0 to 3)")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS], help="beside GRPO (default: those of the table)")
     parser.add_argument("--rollouts", type=int, default=8, help="N, of a prompt on average (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="of GRPO, whose rollouts all get (default: 240; other tasks: 120)")
+    parser.add_argument(
+        "--steps", type=int, help="of GRPO, whose rollouts all get (default: 240; lengths: 120; reasoning_gym: 60)"
+    )
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
     options = parser.parse_args(arguments)
@@ -89,8 +91,13 @@ def _runs(options: argparse.Namespace) -> list[WorldRun]:
         WorldRun(options.output, options.task, method, world, learning_rate, options.steps, options.rollouts)
         for world in options.worlds
         for method in options.methods
-        for learning_rate in (LEARNING_RATES if options.tune else (METHODS[method].learning_rate,))
+        for learning_rate in (LEARNING_RATES if options.tune else (_learning_rate(options.task, method),))
     ]
+
+
+def _learning_rate(task: str, method: str) -> float:
+    """The best of `LEARNING_RATES` on tuning worlds."""
+    return TASKS[task].learning_rates.get(method, METHODS[method].learning_rate)
 
 
 def _row(run: WorldRun, options: argparse.Namespace) -> str:

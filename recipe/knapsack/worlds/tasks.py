@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -30,7 +30,8 @@ class Task:
         response_length: tokens after which a response is cut.
         steps: of GRPO, whose rollouts all methods get.
         final_worlds: seeds for the table, on which nothing was chosen.
-        methods: of the table.
+        methods: of the table, beside GRPO.
+        learning_rates: of methods, where they are not those of the tiny task (`recipe.knapsack.worlds.methods`).
     """
 
     folder: str
@@ -40,6 +41,7 @@ class Task:
     steps: int
     final_worlds: range
     methods: tuple[str, ...]
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def _prepare_tiny(folder: Path, seed: int) -> object:
@@ -75,9 +77,10 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             prepare=make_gym_warm_start,
             compute_score=score_of_gym,
             response_length=GYM_RESPONSE_LENGTH,
-            steps=120,
+            steps=60,
             final_worlds=range(20, 26),
             methods=("paper", "recommended"),
+            learning_rates=dict.fromkeys(("grpo", "paper", "recommended"), 2e-4),
         ),
     }
 )
