@@ -197,6 +197,36 @@ def test_evicted_and_failed_groups_are_learned_from_and_padding_is_not(train, ti
 
 
 @pytest.mark.slow
+def test_failed_groups_alone_are_refilled_and_a_prior_a_token_limit_and_prompt_weights_act(train, tiny_task, tmp_path):
+    data = pd.read_parquet(tiny_task / "train.parquet")
+    ids = [prompt_id(source, messages) for source, messages in zip(data["data_source"], data["prompt"])]
+    prior = tmp_path / "prior.csv"
+    pd.DataFrame({"prompt_id": ids, "success_rate": np.linspace(0, 1, len(ids))}).to_csv(prior, index=False)
+    folder = tmp_path / "run"
+    train(
+        folder,
+        "trainer.v1.sampler.sync_refill_failed_groups=true",
+        "exploration.preset=recommended",
+        f"exploration.success_rate.prior={prior}",
+        "exploration.max_expected_tokens=1.0x",
+        f"trainer.total_training_steps={STEPS_OF_AN_EPOCH + 1}",
+        ONE_FAILS_OF="8",
+    )
+    run = read_run(folder)
+    check_rows(run, tiny_task)
+    check_history_against_rows(run)
+    trained = run.rows.groupby(["step", "uid"]).ngroups
+    assert len(run.history) > trained, "what was refilled is known too"
+    first = run.history[run.history["step"] == 1]
+    rates = dict(zip(ids, np.linspace(0, 1, len(ids))))
+    assert first["estimate"].tolist() == pytest.approx([rates[each] for each in first["prompt_id"]], abs=0.2)
+    assert first["budget"].nunique() > 1, "the first step allocates by the prior"
+    limited = [metrics for metrics in run.metrics.values() if "allocation/token_limit" in metrics]
+    assert limited and all(each["allocation/planned_tokens"] <= each["allocation/token_limit"] for each in limited)
+    assert all(any(key.startswith("gradient_share/") for key in metrics) for metrics in run.metrics.values())
+
+
+@pytest.mark.slow
 def test_homogeneous_is_grpo_and_its_failed_sessions_shrink_their_groups(train, tiny_task, tmp_path):
     folder = tmp_path / "run"
     train(folder, "exploration.allocator=homogeneous", "trainer.total_training_steps=3", ranks=2, ONE_FAILS_OF="12")
