@@ -27,7 +27,12 @@ from knapsack_rl.messages import one_line
 from knapsack_rl.metrics import calibration_error
 from knapsack_rl.run_folder import HISTORY_FOLDER
 from knapsack_rl.task_status import TaskStatus
-from recipe.knapsack.studies.first_visits import labels_of_data, predict_first_visits
+from recipe.knapsack.studies.first_visits import (
+    columns_of_data,
+    labels_of_data,
+    predict_first_visits,
+    regress_first_visits,
+)
 
 BASELINE = "mean of last epoch"
 PAPERS = "previous_epoch"
@@ -155,8 +160,14 @@ def report_first_visits(run_folder: Path, data: Path, similar_by: list[str]) -> 
     """How well similar prompts foretell first visits, as a line."""
     history = read_history(run_folder / HISTORY_FOLDER).to_pandas()
     visits = predict_first_visits(history, labels_of_data(data, similar_by))
-    similar, of_all = (brier_by_visit(visits[name].to_numpy(), visits).mean() for name in ("similar", "all"))
-    scores = f"Brier score {similar:.4f} by {', '.join(similar_by)}; {of_all:.4f} by the mean of all"
+    visits["regression"] = regress_first_visits(history, columns_of_data(data, similar_by))
+    similar, regression, of_all = (
+        brier_by_visit(visits[name].to_numpy(), visits).mean() for name in ("similar", "regression", "all")
+    )
+    scores = (
+        f"Brier score {similar:.4f} by {', '.join(similar_by)}; {regression:.4f} by a regression on these columns; "
+        f"{of_all:.4f} by the mean of all"
+    )
     return f"{run_folder}: {len(visits)} first visits, {scores}"
 
 

@@ -14,7 +14,9 @@ from knapsack_rl.identity import prompt_id
 from knapsack_rl.similar_columns import check_similar_columns, labels_of_batch
 from knapsack_rl.task_status import TaskStatus
 
-__all__ = ["labels_of_data", "predict_first_visits"]
+__all__ = ["columns_of_data", "labels_of_data", "predict_first_visits", "regress_first_visits"]
+
+_RIDGE = 1.0  # prompts: how many of a value it takes until half of what they differ by is believed
 
 
 def labels_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, str | None]:
@@ -37,6 +39,48 @@ def labels_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, str | Non
     assert labels is not None
     ids = [prompt_id(source, messages) for source, messages in zip(data["data_source"], data["prompt"], strict=True)]
     return dict(zip(ids, labels, strict=True))
+
+
+def columns_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """The values of each column apart, by prompt id; errors as those of `labels_of_data`."""
+    by_column = [labels_of_data(file, [column]) for column in similar_by]
+    return {identity: tuple(labels[identity] for labels in by_column) for identity in by_column[0]}
+
+
+def regress_first_visits(history: pd.DataFrame, columns_of: Mapping[str, tuple[str | None, ...]]) -> np.ndarray:
+    """Predict first visits by a ridge regression on the columns, fitted to the prompts of the steps before.
+
+    Each value of each column adds its share to a mean, so that combinations never seen are predicted too. Prompts count
+    alike, by their mean success rate so far.
+
+    Returns:
+        (V,) float64 in [0, 1], in the order of `predict_first_visits`.
+    """
+    values = sorted({(column, value) for row in columns_of.values() for column, value in enumerate(row) if value})
+    place = {value: index for index, value in enumerate(values)}
+
+    def features(ids: Sequence[str]) -> np.ndarray:
+        matrix = np.zeros((len(ids), len(place)))
+        for row, identity in enumerate(ids):
+            for column, value in enumerate(columns_of[identity]):
+                if value:
+                    matrix[row, place[column, value]] = 1.0
+        return matrix
+
+    counts: dict[str, tuple[int, int]] = {}
+    predicted = []
+    for _, visits in history.groupby("step"):
+        fresh = [identity for identity in visits["prompt_id"] if identity not in counts]
+        if counts and fresh:
+            known, rates = features([*counts]), np.array([right / total for right, total in counts.values()])
+            mean = rates.mean()
+            normal = known.T @ known + _RIDGE * np.eye(len(place))
+            weights = np.linalg.solve(normal, known.T @ (rates - mean))
+            predicted.append(np.clip(mean + features(fresh) @ weights, 0.0, 1.0))
+        for visit in visits.itertuples():
+            right, total = counts.get(visit.prompt_id, (0, 0))
+            counts[visit.prompt_id] = right + visit.successes, total + visit.budget
+    return np.concatenate(predicted)
 
 
 def predict_first_visits(history: pd.DataFrame, label_of: Mapping[str, str | None]) -> pd.DataFrame:

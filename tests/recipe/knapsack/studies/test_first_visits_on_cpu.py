@@ -7,7 +7,12 @@ import pytest
 from knapsack_rl import prompt_id
 from knapsack_rl.history import ExplorationHistory
 from recipe.knapsack.studies.compare_estimators import main
-from recipe.knapsack.studies.first_visits import labels_of_data, predict_first_visits
+from recipe.knapsack.studies.first_visits import (
+    columns_of_data,
+    labels_of_data,
+    predict_first_visits,
+    regress_first_visits,
+)
 
 
 def prompts(*levels):
@@ -30,6 +35,28 @@ def test_a_first_visit_is_foretold_by_the_steps_before_it(tmp_path):
     after_two_steps = (1 + 1 / 8 + 1 / 2 + 1 / 2) / 4
     np.testing.assert_allclose(predicted["all"], [mean, mean, after_two_steps])
     np.testing.assert_allclose(predicted["similar"], [(1 + mean) / 2, (1 / 4 + mean) / 2, after_two_steps])
+
+
+def test_a_regression_foretells_combinations_that_were_never_seen():
+    """Half of the rate comes from the level, half from the topic; only the last combination was not seen."""
+    columns = {f"{level}{topic}{copy}": (level, topic) for level in "ab" for topic in "xy" for copy in range(40)}
+    rate = {("a", "x"): 4, ("a", "y"): 2, ("b", "x"): 2}
+    seen = [identity for identity, row in columns.items() if row in rate]
+    unseen = [identity for identity, row in columns.items() if row not in rate]
+    history = pd.concat([visits(seen, [rate[columns[each]] for each in seen], 1), visits(unseen, 0, 2)])
+    predicted = regress_first_visits(history, columns)
+    np.testing.assert_allclose(predicted, 0.0, atol=0.06)
+    by_mean = predict_first_visits(history, {identity: "".join(row) for identity, row in columns.items()})
+    np.testing.assert_allclose(by_mean["similar"], 2 / 3)
+
+
+def test_with_one_column_a_regression_is_the_mean_of_similar_prompts(tmp_path):
+    data, ids = prompts(*["easy", "hard"] * 100)
+    data.to_parquet(tmp_path / "train.parquet")
+    history = pd.concat([visits(ids[:100], [4, 1] * 50, 1), visits(ids[100:], [4, 1] * 50, 2)])
+    columns = columns_of_data(tmp_path / "train.parquet", ["level"])
+    predicted = regress_first_visits(history, columns)
+    np.testing.assert_allclose(predicted, [1.0, 0.25] * 50, atol=0.01)
 
 
 def test_a_run_with_other_prompts_is_refused():
@@ -59,7 +86,8 @@ def test_the_command_says_what_similar_prompts_tell(run, capsys):
     assert main([str(run), "--data", str(run / "train.parquet"), "--similar-by", "level"]) == 0
     # Four of each level were seen and one more counts half: the rates are 0.9 and 0.1, and 0.1 squared is the score.
     assert capsys.readouterr().out.endswith(
-        ": 8 first visits, Brier score 0.0100 by level; 0.2500 by the mean of all\n"
+        ": 8 first visits, Brier score 0.0100 by level; 0.0100 by a regression on these columns; "
+        "0.2500 by the mean of all\n"
     )
 
 
