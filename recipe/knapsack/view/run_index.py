@@ -21,7 +21,7 @@ from knapsack_rl.rollout_dump import DUMP_SCHEMA
 from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER
 from knapsack_rl.step_parts import Part, PartsError, list_parts, read_part
 from recipe.knapsack.view.run_files import RunFiles
-from recipe.knapsack.view.visit_store import add_visits
+from recipe.knapsack.view.visit_store import add_visits, column_values
 
 __all__ = ["RunIndex"]
 
@@ -48,6 +48,7 @@ SELECT run, prompt, pred, max(rollouts), sum(rollouts), coalesce((SELECT sum(r.r
 FROM answers WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
 """
 _CHOSEN = "AND prompt IN (SELECT prompt FROM touched)"
+_ROWS_AT_ONCE = 500_000  # of a history or of kept rollouts in memory
 _LONGEST_ANSWER = 200  # characters; a longer "answer" is a response that was not parsed
 
 Progress = Callable[[str, int, int], None]
@@ -66,6 +67,7 @@ class RunIndex:
         self.runs = list(runs)
         self._writing = threading.Lock()
         with self.connect() as database:
+            database.execute("PRAGMA page_size = 16384")  # a prompt's visits are longer than a page of the default
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_TABLES)
 
@@ -129,16 +131,15 @@ class RunIndex:
                     self._forget(database, run, kind)
                     indexed, changed = set(), True
                 fresh = [part for name, part in parts.items() if name not in indexed]
-                if fresh:
-                    add(database, run, self._read(files, kind, fresh, schema, columns, progress))
+                for tried, read in self._batches(files, kind, fresh, schema, columns, progress):
+                    add(database, run, read)
                     # Also those that are damaged: they do not get better by being read again.
-                    database.executemany(
-                        "INSERT INTO parts VALUES (?, ?, ?)", ((run, kind, part.path.name) for part in fresh)
-                    )
+                    database.executemany("INSERT INTO parts VALUES (?, ?, ?)", ((run, kind, name) for name in tried))
+                    database.commit()  # pages show what is there, also while the rest is read
                     changed = True
         return changed
 
-    def _read(
+    def _batches(
         self,
         files: RunFiles,
         kind: str,
@@ -146,9 +147,12 @@ class RunIndex:
         schema: pa.Schema,
         columns: list[str] | None,
         progress: Progress | None,
-    ) -> list[tuple[Part, pa.Table]]:
-        read = []
-        for done, part in enumerate(parts):
+    ) -> Iterator[tuple[list[str], list[tuple[Part, pa.Table]]]]:
+        """The parts a number of rows at a time: the names of those that were tried, and those that could be read."""
+        tried: list[str] = []
+        read: list[tuple[Part, pa.Table]] = []
+        for done, part in enumerate(parts, start=1):
+            tried.append(part.path.name)
             try:
                 # The texts of kept rollouts are most of their files, and not needed here.
                 read.append((part, read_part(part, schema, columns, verify=columns is None)))
@@ -157,9 +161,11 @@ class RunIndex:
                     f"Steps {part.first_step} to {part.last_step} of the {kind} are left out, for {part.path} is "
                     f"damaged: {error}."
                 )
+            if done == len(parts) or sum(len(table) for _, table in read) >= _ROWS_AT_ONCE:
+                yield tried, read
+                tried, read = [], []
             if progress is not None:
-                progress(f"{kind} of {files.name}", done + 1, len(parts))
-        return read
+                progress(f"{kind} of {files.name}", done, len(parts))
 
     def _forget(self, database: sqlite3.Connection, run: int, kind: str) -> None:
         tables = ("visits", "summaries") if kind == "history" else ("kept", "answers", "other_answers")
@@ -177,7 +183,7 @@ class RunIndex:
             encoded = encoded.combine_chunks()
         distinct = encoded.dictionary.to_pylist()
         numbers = self.numbers(database, distinct)
-        return np.array([numbers[one] for one in distinct], dtype=np.int64)[encoded.indices.to_numpy()]
+        return np.array([numbers[one] for one in distinct], dtype=np.int64)[np.from_dlpack(encoded.indices)]
 
     def _touch(self, database: sqlite3.Connection, run: int, table: str, prompts: np.ndarray) -> str:
         """The condition that chooses ``prompts``; none if there is nothing of the run in ``table`` yet."""
@@ -194,7 +200,10 @@ class RunIndex:
         if not parts:
             return
         history = pa.concat_tables([table for _, table in parts])
-        history = history.filter(pc.field("prompt_id").is_valid() & (pc.field("budget") > 0))
+        has_id = column_values(history["prompt_id"].is_valid().cast(pa.int8()), missing=0) == 1
+        is_visit = has_id & (column_values(history["budget"], missing=0) > 0)
+        if not is_visit.all():
+            history = history.take(np.flatnonzero(is_visit))
         if not len(history):
             return
         prompts = self._prompts_of(database, history["prompt_id"])
