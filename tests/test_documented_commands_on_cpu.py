@@ -162,6 +162,7 @@ COMMANDS = {
     ),
     "pip install mlflow": NOT_OURS,
     "pip install swanlab": NOT_OURS,
+    "pip install 'trackio>=0.3,<0.22'": NOT_OURS,
     "python -m recipe.knapsack.report RUN [RUN ...] --output report": by(
         f"{_REPORT}::test_every_figure_is_on_the_page_and_in_a_file", f"{_REPORT}::test_a_real_run"
     ),

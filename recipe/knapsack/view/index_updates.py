@@ -36,6 +36,7 @@ class IndexUpdates:
         self._texts = texts
         self._tell_too = tell
         self._now: dict[str, str] = {}
+        self._first_reading_is_over = False
         self._failure = ""
         self._over = threading.Event()
         self.history_is_read = threading.Event()
@@ -53,17 +54,20 @@ class IndexUpdates:
     @property
     def is_reading(self) -> bool:
         """Whether pages lack something that is being read."""
-        return bool(self._now)
+        return not self._first_reading_is_over
 
     def sentences(self) -> list[str]:
         """What is being read at the moment, or why nothing is read any more."""
-        return [*self._now.values(), *([self._failure] if self._failure else [])]
+        if self._failure:
+            return [self._failure]
+        return list(self._now.values()) or ([] if self._first_reading_is_over else ["Reading the run's files."])
 
     def _run(self) -> None:
         try:
             self._read_history()
             self._texts.update(self._tell)
             self._index.update_rollouts(self._tell)
+            self._first_reading_is_over = True
             while not self._over.wait(SECONDS_BETWEEN_UPDATES):
                 self._index.update_history(self._tell)
                 self._index.update_rollouts(self._tell)
@@ -73,7 +77,7 @@ class IndexUpdates:
             # Whatever it is: pages must not go on to look up to date.
             logger.exception("the index is no longer brought up to date")
             self._failure = f"What is new is no longer read: {type(error).__name__}: {error}. Start the viewer again."
-            self._now.clear()
+            self._first_reading_is_over = True
         finally:
             self.history_is_read.set()
 

@@ -22,7 +22,7 @@ _TAIL_BYTES = 2**20
 
 
 class ViewError(ValueError):
-    """The viewer cannot start; the message says what to change."""
+    """What was asked for cannot be done; the message says what to change."""
 
 
 @dataclass

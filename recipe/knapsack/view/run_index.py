@@ -21,7 +21,7 @@ from knapsack_rl.rollout_dump import DUMP_SCHEMA
 from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER
 from knapsack_rl.step_parts import Part, PartsError, list_parts, read_part
 from recipe.knapsack.view.run_files import RunFiles
-from recipe.knapsack.view.visit_store import add_visits, column_values
+from recipe.knapsack.view.visit_store import NO_NUMBER, add_visits, column_values
 
 __all__ = ["RunIndex"]
 
@@ -177,13 +177,14 @@ class RunIndex:
         }
 
     def _prompts_of(self, database: sqlite3.Connection, ids: pa.ChunkedArray) -> np.ndarray:
-        """(rows,) int64, the number of each row's prompt."""
+        """(rows,) int64, the number of each row's prompt; `NO_NUMBER` where there is none."""
         encoded = ids.combine_chunks().dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.combine_chunks()
         distinct = encoded.dictionary.to_pylist()
-        numbers = self.numbers(database, distinct)
-        return np.array([numbers[one] for one in distinct], dtype=np.int64)[np.from_dlpack(encoded.indices)]
+        known = self.numbers(database, distinct)
+        numbers = np.array([*(known[one] for one in distinct), NO_NUMBER], dtype=np.int64)
+        return numbers[column_values(pa.chunked_array([encoded.indices]), missing=-1)]
 
     def _touch(self, database: sqlite3.Connection, run: int, table: str, prompts: np.ndarray) -> str:
         """The condition that chooses ``prompts``; none if there is nothing of the run in ``table`` yet."""
@@ -217,10 +218,12 @@ class RunIndex:
             if not len(table):
                 continue
             prompts = self._prompts_of(database, table["prompt_id"])
-            touched.append(prompts)
-            steps = table["step"].to_numpy()
+            steps = column_values(table["step"], missing=NO_NUMBER)
             starts = np.flatnonzero(np.append(True, (np.diff(prompts) != 0) | (np.diff(steps) != 0)))
             counts = np.diff(np.append(starts, len(table)))
+            is_known = prompts[starts] != NO_NUMBER
+            starts, counts = starts[is_known], counts[is_known]
+            touched.append(prompts[starts])
             rows = zip(prompts[starts].tolist(), steps[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
             database.executemany(
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
@@ -234,7 +237,7 @@ class RunIndex:
     def _count_answers(self, database: sqlite3.Connection, run: int, table: pa.Table, prompts: np.ndarray) -> None:
         answers = pa.table({"prompt": prompts, "pred": table["pred"], "is_success": table["is_success"]})
         is_answer = (pc.utf8_length(pc.field("pred")) > 0) & (pc.utf8_length(pc.field("pred")) <= _LONGEST_ANSWER)
-        answers = answers.filter(is_answer & pc.field("is_success").is_valid())
+        answers = answers.filter(is_answer & pc.field("is_success").is_valid() & (pc.field("prompt") != NO_NUMBER))
         counts = answers.group_by(["prompt", "pred", "is_success"]).aggregate([([], "count_all")])
         names = ("prompt", "pred", "is_success", "count_all")
         database.executemany(

@@ -10,6 +10,7 @@ it has written so far, and say what is missing.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -98,7 +99,10 @@ def _write(index: RunIndex, options: argparse.Namespace) -> int:
     index.update_history(tell)
     PromptTexts(index).update(tell)
     index.update_rollouts(tell)
-    links = write_static_pages(index, options.static, options.static_pages)
+    try:
+        links = write_static_pages(index, options.static, options.static_pages)
+    except OSError as error:
+        raise ViewError(f"--static {options.static} cannot be written to ({error}): give another folder") from error
     if links.left_out:
         print(f"{links.left_out:,} links lead to no page: --static-pages N writes more.", file=sys.stderr)
     print(options.static / FIRST_PAGE)
@@ -115,6 +119,8 @@ def _serve(index: RunIndex, options: argparse.Namespace) -> int:
     if options.open:
         webbrowser.open(address)
     try:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must not leave the index behind
+            signal.signal(number, signal.default_int_handler)
         server.serve_forever()
     except KeyboardInterrupt:
         print(file=sys.stderr)

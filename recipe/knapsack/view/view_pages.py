@@ -161,7 +161,7 @@ class Pages:
             sources = [
                 row[0]
                 for row in database.execute(
-                    "SELECT DISTINCT data_source FROM prompts WHERE data_source IS NOT NULL ORDER BY data_source"
+                    "SELECT DISTINCT data_source FROM prompts WHERE data_source != '' ORDER BY data_source"
                 )
             ]
             can_export = database.execute("SELECT 1 FROM data_rows LIMIT 1").fetchone() is not None

@@ -114,7 +114,7 @@ class ViewApplication:
                 raise ViewError(f"format={form} is not known: expected csv or parquet")
             with TemporaryDirectory(prefix="knapsack-export-") as folder:
                 path = Path(folder) / "prompts.parquet"
-                write_rows(database, query, self._index.runs[query.run], self._texts.files, path, others=others)
+                write_rows(database, query, self._index.runs[query.run], self._texts, path, others=others)
                 content = path.read_bytes()
         return Response(content, mimetype="application/vnd.apache.parquet", headers=disposition)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,10 @@ from werkzeug.test import Client
 from knapsack_rl import prompt_id
 from knapsack_rl.rollout_dump import RolloutDump
 from recipe.knapsack.view.harmless_text import harmless, shortened
+from recipe.knapsack.view.index_updates import IndexUpdates
+from recipe.knapsack.view.prompt_texts import PromptTexts
+from recipe.knapsack.view.run_files import RunFiles
+from recipe.knapsack.view.run_index import RunIndex
 from recipe.knapsack.view.view_command import main
 from recipe.knapsack.view.view_server import ViewApplication, serve
 
@@ -177,6 +182,9 @@ def test_nothing_is_served_by_its_path(client, address):
         (f"/prompt?id={MISLABELLED}&step=99999&first=-5", 200),
         ("/export?format=exe", 400),
         ("/prompts?text=%3Cscript%3E", 200),
+        ("/prompts?text=" + "_%25" * 30_000, 200),
+        ("/prompts?k=99999999999999999999", 400),
+        ("/prompts?rollouts_min=1e308", 200),
     ],
 )
 def test_strange_addresses_are_answered_calmly(client, address, status):
@@ -206,6 +214,74 @@ def test_an_empty_list_is_no_parquet_file(client):
     assert "no such rows" in get(client, "/export?format=parquet&rollouts_min=1e9", 400).text
 
 
+@pytest.mark.parametrize("change", ["moved", "garbage", "other rows"])
+def test_rows_of_data_files_that_are_not_those_that_were_read_are_not_exported(run_folders, tmp_path, change):
+    folder = shutil.copytree(run_folders["knapsack"], tmp_path / "run")
+    data = folder / "train.parquet"
+    client = Client(ViewApplication(*make_index(tmp_path / "index.sqlite", folder, data=(data,))))
+    rows = pq.read_table(data)
+    data.unlink()
+    if change == "garbage":
+        data.write_bytes(b"PAR1 and so on")
+    elif change == "other rows":
+        pq.write_table(rows.slice(1), data)
+    told = get(client, "/export?format=parquet", 400).text
+    assert str(data) in told and ("cannot be read any more" if change == "moved" else "has changed") in told
+
+
+# ---------------------------------------------------------------- while the index is read
+
+
+def updates_of(folder, tmp_path, **options):
+    index = RunIndex(tmp_path / "index.sqlite", [RunFiles("run", folder)])
+    texts = PromptTexts(index)
+    updates = IndexUpdates(index, texts, **options)
+    return Client(ViewApplication(index, texts, updates)), updates
+
+
+def shown_when(client, condition):
+    deadline = time.monotonic() + 60
+    while not condition(page := get(client, "/prompts").text):
+        assert time.monotonic() < deadline, page
+        time.sleep(0.05)
+    return page
+
+
+def test_pages_say_what_is_being_read_until_it_is(run_folders, tmp_path):
+    held = threading.Event()
+    client, updates = updates_of(run_folders["knapsack"], tmp_path, tell=lambda *_: held.wait(60))
+    updates.start()
+    page = get(client, "/prompts").text
+    assert "Reading the " in page and 'http-equiv="refresh" content="4"' in page
+    held.set()
+    page = shown_when(client, lambda page: "Reading the " not in page)
+    assert "200 prompts" in page and "What is" in page and "refresh" not in page
+    updates.stop()
+
+
+def test_an_error_that_ends_the_updates_is_told_on_the_pages(run_folders, tmp_path, caplog):
+    def fail(what, done, total):
+        if what.startswith("rollouts"):
+            raise RuntimeError("no space left")
+
+    client, updates = updates_of(run_folders["knapsack"], tmp_path, tell=fail)
+    updates.start()
+    page = shown_when(client, lambda page: "no longer read" in page)
+    assert "RuntimeError: no space left" in page and "What is" in page
+    updates.stop()
+    assert "no longer brought up to date" in caplog.text
+
+
+def test_updates_that_are_stopped_in_the_middle_leave_nothing_running(run_folders, tmp_path):
+    begun = threading.Event()
+    _, updates = updates_of(run_folders["knapsack"], tmp_path, tell=lambda *_: begun.set())
+    updates.start()
+    assert begun.wait(60)
+    updates.stop()
+    assert updates.sentences() == [] or "no longer" not in updates.sentences()[0]
+    assert not [thread for thread in threading.enumerate() if thread.name == "view-index"]
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -232,6 +308,8 @@ def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_pa
         (["{run}", "--names", "a", "b"], "--names"),
         (["{run}", "--port", "99999"], "--port 99999"),
         (["{run}", "--static", "{tmp}/x", "--static-pages", "0"], "--static-pages 0"),
+        (["{run}", "--static", "{run}/config.yaml"], "cannot be written to"),
+        (["{run}/history"], "is not the folder of a run"),
     ],
 )
 def test_what_the_command_does_not_accept_is_said_in_one_line(arguments, message, run_folders, tmp_path, capsys):
@@ -240,7 +318,14 @@ def test_what_the_command_does_not_accept_is_said_in_one_line(arguments, message
     assert message in capsys.readouterr().err
 
 
-def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(run_folders, tmp_path):
+def test_a_port_that_is_taken_is_named(address, run_folders, capsys):
+    port = address.rpartition(":")[2]
+    assert main([str(run_folders["knapsack"]), "--port", port]) == 2
+    assert f"--port {port} cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(run_folders, tmp_path, number):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "recipe.knapsack.view", str(run_folders["knapsack"]), "--port", "0"],
@@ -257,7 +342,7 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(ru
             time.sleep(0.2)
         with pytest.raises(urllib.error.HTTPError, match="421"):
             urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=60)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
