@@ -3,9 +3,9 @@
     python -m recipe.knapsack.benchmark_kept_rollouts                        # 2,048 rollouts of 3,000 tokens
     python -m recipe.knapsack.benchmark_kept_rollouts --run runs/tiny/knapsack
 
-A step waits while rollouts are chosen and copied. Their texts are decoded and written beside the training, on one core of
-the driver. Every part is the trainer's own; the tokens are random, so files are larger than those of real texts. With
-``--run``, what the steps of a run with kept rollouts waited is set against the steps themselves.
+A step waits while rollouts are chosen and copied. Their texts are decoded and written beside the training, on one core
+of the driver. Every part is the trainer's own; the tokens are random, so files are larger than those of real texts.
+With ``--run``, what the steps of a run with kept rollouts waited is set against the steps themselves.
 """
 
 from __future__ import annotations
