@@ -406,6 +406,17 @@ class TestInABrowser:
         assert "answer" in page.run("document.querySelector('article').innerText")
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
 
+    def test_pages_are_read_on_a_narrow_screen(self, page, address):
+        page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        broken = "[...document.querySelectorAll('td.text')].filter(e => e.clientWidth < 100).length"
+        for path in ("/", "/prompts?against=1", f"/prompt?id={MISLABELLED}&run2=1"):
+            page.open(address + path)
+            assert page.run("document.documentElement.scrollWidth <= innerWidth"), path
+            assert page.run(broken) == 0, f"words of {path} are broken"
+        assert page.run("document.querySelector('svg.picture text').getBoundingClientRect().height") >= 9
+        page.open(f"{address}/prompts")
+        assert page.run("document.querySelector('.prompts tbody td').getBoundingClientRect().right") <= 390
+
     def test_an_export_is_downloaded(self, page, address):
         page.open(f"{address}/prompts?list=never-solved&k=5")
         page.click("a[href*='format=parquet']", loads=False)
