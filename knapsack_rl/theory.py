@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import xlog1py, xlogy
+import scipy
 
 from knapsack_rl.arrays import Array
 
@@ -41,7 +41,8 @@ def prob_nonzero_gradient(n: Any, p: Any) -> Array:
     """
     n, p = np.asarray(n), np.asarray(p, dtype=np.float64)
     # p + (1-p) = 1 turns the formula into p (1 - p^(n-1)) + (1-p) (1 - (1-p)^(n-1)): two terms that are never negative.
-    probability: Array = 0.0 - p * np.expm1(xlogy(n - 1, p)) - (1.0 - p) * np.expm1(xlog1py(n - 1, -p))
+    log_others_succeed, log_others_fail = scipy.special.xlogy(n - 1, p), scipy.special.xlog1py(n - 1, -p)
+    probability: Array = 0.0 - p * np.expm1(log_others_succeed) - (1.0 - p) * np.expm1(log_others_fail)
     return probability
 
 
@@ -65,7 +66,7 @@ def grpo_value(n: Any, p: Any) -> Array:
 
 def reinforce_value(n: Any, p: Any) -> Array:
     """Value of n rollouts for REINFORCE (paper, appendix B): ``(1 - (1-p)^n) p (1-p)^2``."""
-    value: Array = -np.expm1(xlog1py(n, -np.asarray(p, dtype=np.float64))) * info_gain(p)
+    value: Array = -np.expm1(scipy.special.xlog1py(n, -np.asarray(p, dtype=np.float64))) * info_gain(p)
     return value
 
 
@@ -77,7 +78,7 @@ def remax_value(n: Any, p: Any, a: Any) -> Array:
         p: success rates in [0, 1].
         a: probability that a rollout earns what the greedy response earned, in [0, 1].
     """
-    value: Array = -np.expm1(xlogy(n, np.asarray(a, dtype=np.float64))) * info_gain(p)
+    value: Array = -np.expm1(scipy.special.xlogy(n, np.asarray(a, dtype=np.float64))) * info_gain(p)
     return value
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from scipy.special import gammaln
+import scipy
 
 from knapsack_rl.arrays import Array
 
@@ -76,5 +76,6 @@ def expected_pull(n: int, p: float) -> float:
     rates = successes / n
     deviations = np.sqrt(rates * (1.0 - rates) * n / (n - 1))
     pull = n * rates * (1.0 - rates) / deviations
+    gammaln = scipy.special.gammaln
     log_ways = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
     return float(np.exp(log_ways + successes * np.log(p) + (n - successes) * np.log1p(-p)) @ pull)

@@ -47,6 +47,7 @@ _MAKE = f"{_THIS}::test_what_a_target_of_make_runs"
 _SCRIPTS = "examples/test_knapsack_scripts_on_cpu.py"
 _PREPROCESSING = "examples/data_preprocess/test_preprocessing_on_cpu.py"
 _REASONING_GYM = "examples/data_preprocess/test_reasoning_gym_on_cpu.py"
+_VIEW_BENCHMARKS = "recipe/knapsack/benchmarks/test_benchmark_view_on_cpu.py"
 _BENCHMARKS = "recipe/knapsack/benchmarks/test_benchmarks_on_cpu.py"
 _STUDIES = "recipe/knapsack/studies"
 _LEARNING = f"{_STUDIES}/test_learning_simulation_on_cpu.py"
@@ -162,6 +163,7 @@ COMMANDS = {
     ),
     "pip install mlflow": NOT_OURS,
     "pip install swanlab": NOT_OURS,
+    "pip install 'trackio>=0.3,<0.22'": NOT_OURS,
     "python -m recipe.knapsack.report RUN [RUN ...] --output report": by(
         f"{_REPORT}::test_every_figure_is_on_the_page_and_in_a_file", f"{_REPORT}::test_a_real_run"
     ),
@@ -237,6 +239,12 @@ COMMANDS = {
     ),
     "python -m recipe.knapsack.benchmark_overhead --run runs/quickstart/knapsack": by(
         "recipe/knapsack/benchmarks/test_benchmark_overhead_on_cpu.py::test_a_run_is_measured_at_its_own_size"
+    ),
+    "python -m recipe.knapsack.benchmark_view": by(
+        f"{_VIEW_BENCHMARKS}::test_benchmark_view_opens_a_run_and_answers_every_page"
+    ),
+    "python -m recipe.knapsack.benchmark_kept_rollouts": by(
+        f"{_VIEW_BENCHMARKS}::test_benchmark_kept_rollouts_prints_a_number_and_all"
     ),
     "python -m recipe.knapsack.benchmark_rewards --num-workers 2": by(_SHORT),
     "python -m recipe.knapsack.benchmark_grading tests/utils/reward_score/grading_cases.jsonl "

@@ -35,6 +35,7 @@ def test_the_import_loads_no_trainer():
     roots = {name.partition(".")[0] for name in loaded}
     heavy = {"torch", "ray", "transformers", "verl", "numba", "pyarrow", "matplotlib", "wandb", "pandas", "omegaconf"}
     assert roots & heavy == set()
+    assert "scipy.special" not in loaded, "a fifth of a second, which only who allocates needs"
 
 
 def test_the_doors_of_verl_lead_here():

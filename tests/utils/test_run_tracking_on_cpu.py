@@ -106,6 +106,50 @@ def test_swanlab_gets_both_as_images():
     assert backend.calls == [(7, {BUDGET_HISTOGRAM: image, BUDGETS_BY_SUCCESS_RATE: image})]
 
 
+@pytest.fixture
+def trackio_calls(monkeypatch):
+    """What a module with trackio's documented functions is called with."""
+    calls = []
+
+    class Run:
+        def log(self, metrics, step=None):
+            calls.append((step, metrics))
+
+        def finish(self):
+            calls.append("finished")
+
+    def init(project, name=None, config=None, resume="never"):
+        calls.append({"project": project, "name": name, "config": config, "resume": resume})
+        return Run()
+
+    module = ModuleType("trackio")
+    module.init, module.Image = init, lambda value: ("image", value.dtype.name, value.shape)
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    return calls
+
+
+def test_trackio_gets_scalars_and_both_charts_as_images(trackio_calls):
+    with RunTracking("project", "run", default_backend=["trackio"], config={"a": 1}) as tracking:
+        tracking.log({"critic/score/mean": 0.5}, step=7)
+        tracking.log_charts(RATES, BUDGETS, step=7)
+    image = ("image", "uint8", (400, 640, 3))
+    assert trackio_calls == [
+        {"project": "project", "name": "run", "config": {"a": 1}, "resume": "never"},
+        (7, {"critic/score/mean": 0.5}),
+        (7, {BUDGET_HISTOGRAM: image, BUDGETS_BY_SUCCESS_RATE: image}),
+        "finished",
+    ]
+
+
+def test_a_trackio_run_goes_on_with_its_run_and_one_without_pictures_gets_numbers(trackio_calls, monkeypatch):
+    monkeypatch.delattr(sys.modules["trackio"], "Image")
+    with RunTracking("project", "run", default_backend="trackio", continues=True) as tracking:
+        tracking.log_charts(RATES, BUDGETS, step=7)
+        tracking.log({"critic/score/mean": 0.5}, step=8)
+    started, *logged = trackio_calls
+    assert started["resume"] == "allow" and logged == [(8, {"critic/score/mean": 0.5}), "finished"]
+
+
 def test_a_logger_that_shows_no_pictures_gets_none(capsys):
     with RunTracking("project", "run", default_backend=["console"]) as tracking:
         tracking.log_charts(RATES, BUDGETS, step=7)

@@ -24,6 +24,7 @@ from verl.utils.tracking import Tracking
 __all__ = ["RunTracking"]
 
 _TAKE_EXIT_CODE = ("wandb", "vemlp_wandb")
+_TRACKIO = "trackio"
 
 
 class RunTracking(Tracking):
@@ -35,15 +36,17 @@ class RunTracking(Tracking):
     Args:
         project_name: name of the project that the run belongs to.
         experiment_name: name of the run.
-        default_backend: names out of ``supported_backend``; may be empty.
+        default_backend: names out of ``supported_backend``, which are verl's and trackio; may be empty.
         config: the configuration as plain containers, shown beside the run's curves.
         wandb_run_file: where the id of the wandb run is kept; None keeps it nowhere.
-        continues: whether the run goes on from a checkpoint, and its wandb run with it.
+        continues: whether the run goes on from a checkpoint, and its wandb or trackio run with it.
 
     Example:
         >>> with RunTracking("project", "run", default_backend=[]) as tracking:
         ...     tracking.log({"critic/score/mean": 0.5}, step=1)
     """
+
+    supported_backend = [*Tracking.supported_backend, _TRACKIO]
 
     def __init__(
         self,
@@ -58,7 +61,9 @@ class RunTracking(Tracking):
         names = [default_backend] if isinstance(default_backend, str) else list(default_backend)
         known = wandb_run_file if "wandb" in names else None
         with _continued_wandb_run(known if continues else None):
-            super().__init__(project_name, experiment_name, names, config)
+            super().__init__(project_name, experiment_name, [name for name in names if name != _TRACKIO], config)
+        if _TRACKIO in names:
+            self.logger[_TRACKIO] = _TrackioRun(project_name, experiment_name, config, continues)
         if known is not None:
             known.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(known, self.logger["wandb"].run.id)
@@ -92,6 +97,31 @@ class RunTracking(Tracking):
         while self.logger:
             name, backend = self.logger.popitem()
             _finish_backend(name, backend, exit_code=int(failed))
+
+
+class _TrackioRun:
+    """A trackio run, which verl 0.5 does not know.
+
+    One that continues goes on under its name. trackio gives one that starts anew a name of its own where the name is
+    taken.
+    """
+
+    def __init__(self, project: str, name: str, config: Mapping[str, Any] | None, continues: bool) -> None:
+        import trackio
+
+        # trackio before 0.3 has no pictures.
+        self.Image = getattr(trackio, "Image", None)
+        self._run = trackio.init(
+            project=project, name=name, config=dict(config or {}), resume="allow" if continues else "never"
+        )
+
+    def log(self, data: Mapping[str, Any], step: int) -> None:
+        """Log values of a step."""
+        self._run.log(dict(data), step=step)
+
+    def finish(self) -> None:
+        """Send what is still waiting."""
+        self._run.finish()
 
 
 def _finish_backend(name: str, backend: Any, exit_code: int) -> None:
@@ -150,14 +180,16 @@ def _charts_to_mlflow(backend: Any, success_rates: np.ndarray, budgets: np.ndarr
         mlflow.log_image(picture, key=name, step=step, synchronous=True)
 
 
-def _charts_to_swanlab(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
-    pictures = _pictures(success_rates, budgets)
-    backend.log({name: backend.Image(picture) for name, picture in pictures.items()}, step=step)
+def _charts_as_images(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
+    if backend.Image is not None:
+        pictures = _pictures(success_rates, budgets)
+        backend.log({name: backend.Image(picture) for name, picture in pictures.items()}, step=step)
 
 
 _CHARTS: Mapping[str, Callable[[Any, np.ndarray, np.ndarray, int], None]] = {
     "wandb": _charts_to_wandb,
     "tensorboard": _charts_to_tensorboard,
     "mlflow": _charts_to_mlflow,
-    "swanlab": _charts_to_swanlab,
+    "swanlab": _charts_as_images,
+    _TRACKIO: _charts_as_images,
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from recipe.knapsack.view.prompt_record import messages_of
 from recipe.knapsack.view.prompt_table import COLUMNS, TableQuery
+from recipe.knapsack.view.prompt_texts import PromptTexts, version_of
 from recipe.knapsack.view.run_files import RunFiles, ViewError
 
 __all__ = ["prompts_as_csv", "write_rows"]
@@ -34,7 +34,7 @@ def write_rows(
     database: sqlite3.Connection,
     query: TableQuery,
     run: RunFiles,
-    files: Sequence[Path],
+    texts: PromptTexts,
     path: Path,
     *,
     others: bool = False,
@@ -45,7 +45,7 @@ def write_rows(
         database: the index.
         query: which prompts; its order does not matter, for rows keep the order of the data.
         run: whose data files.
-        files: the data files in the order in which the index counts them.
+        texts: knows the data files that the index counts.
         path: of the parquet file.
         others: whether to write all other rows instead, those of prompts that the run never visited included.
 
@@ -53,20 +53,25 @@ def write_rows(
         The number of rows.
 
     Raises:
-        ViewError: none of the run's data files was read, or there are no such rows.
+        ViewError: none of the run's data files was read, one has changed since, or there are no such rows.
     """
     own = {file.resolve() for file in run.prompt_files}
     listed = query.prompts(database)
     tables = []
-    for number, file in enumerate(files):
+    for number, file in enumerate(texts.files):
         if file.resolve() not in own:
             continue
         rows = database.execute("SELECT row, prompt FROM data_rows WHERE file = ?", (number,))
         chosen = {row for row, prompt in rows if prompt in listed}
-        tables += _rows_of(file, chosen, others)
+        try:
+            if version_of(file) != texts.versions[number]:
+                raise ViewError(f"{file} has changed since it was read: start the viewer again to export from it.")
+            tables += _rows_of(file, chosen, others)
+        except (OSError, pa.ArrowException) as error:
+            raise ViewError(f"{file} cannot be read any more ({error}): its rows cannot be exported.") from error
     if not tables:
         raise ViewError("There are no such rows: the run's data files are not here, or the list is empty.")
-    table = pa.concat_tables(tables, promote_options="default")
+    table = pa.concat_tables(tables, promote_options="permissive")
     pq.write_table(table, path)
     return len(table)
 

@@ -151,5 +151,7 @@ def _read_rows(files: RunFiles, part: str, first_row: int, count: int) -> list[d
                 groups.append(group)
                 offset = start if offset is None else offset
             start = end
-        rows = parquet.read_row_groups(groups).slice(first_row - (offset or 0), count).to_pylist()
+        table = parquet.read_row_groups(groups).slice(first_row - (offset or 0), count)
+    known = pa.schema([field for field in DUMP_SCHEMA if field.name in table.column_names])
+    rows = table.select(known.names).cast(known).to_pylist()
     return [{name: row.get(name) for name in DUMP_SCHEMA.names} for row in rows]

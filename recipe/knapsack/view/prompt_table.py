@@ -251,9 +251,8 @@ class TableQuery:
             conditions.append("p.data_source = :source")
             values["source"] = self.source
         if self.text:
-            conditions.append("(instr(lower(p.messages), lower(:json)) OR p.id LIKE :id ESCAPE '!')")
-            escaped = self.text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
-            values |= {"json": _as_in_json(self.text), "id": f"{escaped}%"}
+            conditions.append("(instr(lower(p.messages), lower(:json)) OR instr(p.id, lower(:text)) = 1)")
+            values |= {"json": _as_in_json(self.text), "text": self.text}
         return " AND ".join(conditions), values
 
 

@@ -15,7 +15,7 @@ from knapsack_rl.identity import prompt_id
 from recipe.knapsack.view.run_files import RunFiles
 from recipe.knapsack.view.run_index import Progress, RunIndex
 
-__all__ = ["PromptTexts"]
+__all__ = ["PromptTexts", "version_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,13 @@ class PromptTexts:
 
     Attributes:
         files: the files that were read; ``data_rows.file`` of the index counts through them.
+        versions: size in bytes and time of change in nanoseconds of each of them when it was read.
     """
 
     def __init__(self, index: RunIndex) -> None:
         self._index = index
         self.files: list[Path] = []
+        self.versions: list[tuple[int, int]] = []
         self._tried: set[Path] = set()
 
     def update(self, progress: Progress | None = None) -> None:
@@ -53,9 +55,11 @@ class PromptTexts:
                 self._tried.add(path.resolve())
 
     def _add(self, path: Path, run: RunFiles, progress: Progress | None) -> None:
+        version = version_of(path)
         parquet = pq.ParquetFile(path)
         number = len(self.files)
         self.files.append(path)
+        self.versions.append(version)
         row = 0
         known: dict[Any, int] = {}
         for batch in self._batches(parquet, run):
@@ -102,6 +106,12 @@ class PromptTexts:
             ((file, first_row + place, known[key]) for place, key in enumerate(keys) if key in known),
         )
         return first_row + len(rows)
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds, which tell whether a file has changed."""
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _media_keys(run: RunFiles) -> list[str]:

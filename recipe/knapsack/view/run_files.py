@@ -22,7 +22,7 @@ _TAIL_BYTES = 2**20
 
 
 class ViewError(ValueError):
-    """The viewer cannot start; the message says what to change."""
+    """What was asked for cannot be done; the message says what to change."""
 
 
 @dataclass
@@ -50,6 +50,8 @@ class RunFiles:
                 "expected the value of trainer.default_local_dir"
             )
         self.config = self._read_config()
+        self._metrics: dict[str, Any] = {}
+        self._metrics_read: tuple[int, int] | None = None
 
     def _read_config(self) -> Mapping[str, Any]:
         path = self.folder / CONFIG_FILE
@@ -94,13 +96,20 @@ class RunFiles:
         """What was logged last under each name, from the end of the metrics file; ``step`` is the last step."""
         path = self.folder / METRICS_FILE
         try:
-            with path.open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(size - _TAIL_BYTES, 0))
-                lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
+            written = path.stat()
+            if (written.st_size, written.st_mtime_ns) != self._metrics_read:
+                self._metrics = self._read_last_metrics(path)
+                self._metrics_read = (written.st_size, written.st_mtime_ns)
         except OSError:
             self.problems["metrics"] = f"There is no {METRICS_FILE}: nothing that is measured per step is shown."
             return {}
+        return self._metrics
+
+    def _read_last_metrics(self, path: Path) -> dict[str, Any]:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(size - _TAIL_BYTES, 0))
+            lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
         self.problems.pop("metrics", None)
         if size > _TAIL_BYTES:
             lines = lines[1:]

@@ -21,7 +21,7 @@ from knapsack_rl.rollout_dump import DUMP_SCHEMA
 from knapsack_rl.run_folder import HISTORY_FOLDER, ROLLOUTS_FOLDER
 from knapsack_rl.step_parts import Part, PartsError, list_parts, read_part
 from recipe.knapsack.view.run_files import RunFiles
-from recipe.knapsack.view.visit_store import add_visits
+from recipe.knapsack.view.visit_store import NO_NUMBER, add_visits, column_values
 
 __all__ = ["RunIndex"]
 
@@ -48,6 +48,7 @@ SELECT run, prompt, pred, max(rollouts), sum(rollouts), coalesce((SELECT sum(r.r
 FROM answers WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
 """
 _CHOSEN = "AND prompt IN (SELECT prompt FROM touched)"
+_ROWS_AT_ONCE = 500_000  # of a history or of kept rollouts in memory
 _LONGEST_ANSWER = 200  # characters; a longer "answer" is a response that was not parsed
 
 Progress = Callable[[str, int, int], None]
@@ -66,6 +67,7 @@ class RunIndex:
         self.runs = list(runs)
         self._writing = threading.Lock()
         with self.connect() as database:
+            database.execute("PRAGMA page_size = 16384")  # a prompt's visits are longer than a page of the default
             database.execute("PRAGMA journal_mode = WAL")
             database.executescript(_TABLES)
 
@@ -129,16 +131,15 @@ class RunIndex:
                     self._forget(database, run, kind)
                     indexed, changed = set(), True
                 fresh = [part for name, part in parts.items() if name not in indexed]
-                if fresh:
-                    add(database, run, self._read(files, kind, fresh, schema, columns, progress))
+                for tried, read in self._batches(files, kind, fresh, schema, columns, progress):
+                    add(database, run, read)
                     # Also those that are damaged: they do not get better by being read again.
-                    database.executemany(
-                        "INSERT INTO parts VALUES (?, ?, ?)", ((run, kind, part.path.name) for part in fresh)
-                    )
+                    database.executemany("INSERT INTO parts VALUES (?, ?, ?)", ((run, kind, name) for name in tried))
+                    database.commit()  # pages show what is there, also while the rest is read
                     changed = True
         return changed
 
-    def _read(
+    def _batches(
         self,
         files: RunFiles,
         kind: str,
@@ -146,9 +147,12 @@ class RunIndex:
         schema: pa.Schema,
         columns: list[str] | None,
         progress: Progress | None,
-    ) -> list[tuple[Part, pa.Table]]:
-        read = []
-        for done, part in enumerate(parts):
+    ) -> Iterator[tuple[list[str], list[tuple[Part, pa.Table]]]]:
+        """The parts a number of rows at a time: the names of those that were tried, and those that could be read."""
+        tried: list[str] = []
+        read: list[tuple[Part, pa.Table]] = []
+        for done, part in enumerate(parts, start=1):
+            tried.append(part.path.name)
             try:
                 # The texts of kept rollouts are most of their files, and not needed here.
                 read.append((part, read_part(part, schema, columns, verify=columns is None)))
@@ -157,9 +161,11 @@ class RunIndex:
                     f"Steps {part.first_step} to {part.last_step} of the {kind} are left out, for {part.path} is "
                     f"damaged: {error}."
                 )
+            if done == len(parts) or sum(len(table) for _, table in read) >= _ROWS_AT_ONCE:
+                yield tried, read
+                tried, read = [], []
             if progress is not None:
-                progress(f"{kind} of {files.name}", done + 1, len(parts))
-        return read
+                progress(f"{kind} of {files.name}", done, len(parts))
 
     def _forget(self, database: sqlite3.Connection, run: int, kind: str) -> None:
         tables = ("visits", "summaries") if kind == "history" else ("kept", "answers", "other_answers")
@@ -171,13 +177,14 @@ class RunIndex:
         }
 
     def _prompts_of(self, database: sqlite3.Connection, ids: pa.ChunkedArray) -> np.ndarray:
-        """(rows,) int64, the number of each row's prompt."""
+        """(rows,) int64, the number of each row's prompt; `NO_NUMBER` where there is none."""
         encoded = ids.combine_chunks().dictionary_encode()
         if isinstance(encoded, pa.ChunkedArray):
             encoded = encoded.combine_chunks()
         distinct = encoded.dictionary.to_pylist()
-        numbers = self.numbers(database, distinct)
-        return np.array([numbers[one] for one in distinct], dtype=np.int64)[encoded.indices.to_numpy()]
+        known = self.numbers(database, distinct)
+        numbers = np.array([*(known[one] for one in distinct), NO_NUMBER], dtype=np.int64)
+        return numbers[column_values(pa.chunked_array([encoded.indices]), missing=-1)]
 
     def _touch(self, database: sqlite3.Connection, run: int, table: str, prompts: np.ndarray) -> str:
         """The condition that chooses ``prompts``; none if there is nothing of the run in ``table`` yet."""
@@ -194,7 +201,10 @@ class RunIndex:
         if not parts:
             return
         history = pa.concat_tables([table for _, table in parts])
-        history = history.filter(pc.field("prompt_id").is_valid() & (pc.field("budget") > 0))
+        has_id = column_values(history["prompt_id"].is_valid().cast(pa.int8()), missing=0) == 1
+        is_visit = has_id & (column_values(history["budget"], missing=0) > 0)
+        if not is_visit.all():
+            history = history.take(np.flatnonzero(is_visit))
         if not len(history):
             return
         prompts = self._prompts_of(database, history["prompt_id"])
@@ -208,10 +218,12 @@ class RunIndex:
             if not len(table):
                 continue
             prompts = self._prompts_of(database, table["prompt_id"])
-            touched.append(prompts)
-            steps = table["step"].to_numpy()
+            steps = column_values(table["step"], missing=NO_NUMBER)
             starts = np.flatnonzero(np.append(True, (np.diff(prompts) != 0) | (np.diff(steps) != 0)))
             counts = np.diff(np.append(starts, len(table)))
+            is_known = prompts[starts] != NO_NUMBER
+            starts, counts = starts[is_known], counts[is_known]
+            touched.append(prompts[starts])
             rows = zip(prompts[starts].tolist(), steps[starts].tolist(), starts.tolist(), counts.tolist(), strict=True)
             database.executemany(
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
@@ -225,7 +237,7 @@ class RunIndex:
     def _count_answers(self, database: sqlite3.Connection, run: int, table: pa.Table, prompts: np.ndarray) -> None:
         answers = pa.table({"prompt": prompts, "pred": table["pred"], "is_success": table["is_success"]})
         is_answer = (pc.utf8_length(pc.field("pred")) > 0) & (pc.utf8_length(pc.field("pred")) <= _LONGEST_ANSWER)
-        answers = answers.filter(is_answer & pc.field("is_success").is_valid())
+        answers = answers.filter(is_answer & pc.field("is_success").is_valid() & (pc.field("prompt") != NO_NUMBER))
         counts = answers.group_by(["prompt", "pred", "is_success"]).aggregate([([], "count_all")])
         names = ("prompt", "pred", "is_success", "count_all")
         database.executemany(

@@ -67,11 +67,11 @@ def write_static_pages(index: RunIndex, folder: Path, most_pages: int, *, show_p
         most_pages: no more files are written; what lies beyond is named but not linked.
         show_progress: whether to show a progress bar.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     links = StaticLinks(most_pages)
+    folder.mkdir(parents=True, exist_ok=True)
     pages = Pages(index, links, is_static=True)
     links("overview")
-    with tqdm(desc="pages", unit="", disable=not show_progress) as progress:
+    with tqdm(desc="pages", delay=1.0, leave=False, disable=None if show_progress else True) as progress:
         while links.waiting:
             page, arguments, name = links.waiting.popleft()
             (folder / name).write_text(_content(index, pages, page, arguments), encoding="utf-8", newline="")

@@ -10,6 +10,7 @@ it has written so far, and say what is missing.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import webbrowser
 from collections.abc import Sequence
@@ -18,11 +19,12 @@ from tempfile import TemporaryDirectory
 
 from tqdm import tqdm
 
+from recipe.knapsack.view.index_updates import IndexUpdates
 from recipe.knapsack.view.prompt_texts import PromptTexts
 from recipe.knapsack.view.run_files import RunFiles, ViewError, distinct_names
 from recipe.knapsack.view.run_index import RunIndex
 from recipe.knapsack.view.static_pages import FIRST_PAGE, write_static_pages
-from recipe.knapsack.view.view_server import ViewApplication, serve, start_indexing
+from recipe.knapsack.view.view_server import ViewApplication, serve
 
 __all__ = ["main"]
 
@@ -30,30 +32,16 @@ DEFAULT_PORT = 8321
 DEFAULT_STATIC_PAGES = 2000
 
 
-class _Activity:
-    """What is being read, for the pages to say."""
-
-    def __init__(self) -> None:
-        self._now: dict[str, str] = {}
-
-    def tell(self, what: str, done: int, total: int) -> None:
-        if done < total:
-            self._now[what] = f"Reading the {what}: {done:,} of {total:,}."
-        else:
-            self._now.pop(what, None)
-
-    def sentences(self) -> list[str]:
-        return list(self._now.values())
-
-
 class _ProgressBars:
-    """The same, as progress bars on the terminal."""
+    """What is being read, as progress bars on the terminal."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tqdm] = {}
 
     def tell(self, what: str, done: int, total: int) -> None:
-        bar = self._bars.setdefault(what, tqdm(desc=what, total=total, delay=1.0, unit=""))
+        if what not in self._bars:
+            self._bars[what] = tqdm(desc=what, total=total, delay=1.0, disable=None, leave=False)
+        bar = self._bars[what]
         bar.update(done - bar.n)
         if done >= total:
             self._bars.pop(what).close()
@@ -111,7 +99,10 @@ def _write(index: RunIndex, options: argparse.Namespace) -> int:
     index.update_history(tell)
     PromptTexts(index).update(tell)
     index.update_rollouts(tell)
-    links = write_static_pages(index, options.static, options.static_pages)
+    try:
+        links = write_static_pages(index, options.static, options.static_pages)
+    except OSError as error:
+        raise ViewError(f"--static {options.static} cannot be written to ({error}): give another folder") from error
     if links.left_out:
         print(f"{links.left_out:,} links lead to no page: --static-pages N writes more.", file=sys.stderr)
     print(options.static / FIRST_PAGE)
@@ -119,20 +110,21 @@ def _write(index: RunIndex, options: argparse.Namespace) -> int:
 
 
 def _serve(index: RunIndex, options: argparse.Namespace) -> int:
-    activity = _Activity()
     texts = PromptTexts(index)
-    server = serve(ViewApplication(index, texts, activity.sentences), options.port)
-    index.update_history(_ProgressBars().tell)
-    over = start_indexing(index, texts, activity.tell)
+    updates = IndexUpdates(index, texts, _ProgressBars().tell)
+    server = serve(ViewApplication(index, texts, updates), options.port)
+    updates.start()
     address = f"http://127.0.0.1:{server.port}/"
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if options.open:
         webbrowser.open(address)
     try:
+        for number in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must not leave the index behind
+            signal.signal(number, signal.default_int_handler)
         server.serve_forever()
     except KeyboardInterrupt:
         print(file=sys.stderr)
     finally:
-        over.set()
+        updates.stop()
         server.server_close()
     return 0

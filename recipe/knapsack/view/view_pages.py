@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from recipe.knapsack.view.harmless_text import harmless, shortened
+from recipe.knapsack.view.index_updates import IndexUpdates
 from recipe.knapsack.view.placement import RULES
 from recipe.knapsack.view.prompt_record import (
     PromptRecord,
@@ -44,6 +45,7 @@ MOST_CHARACTERS = 4000
 ROLLOUTS_PER_PAGE = 8
 BEGINNING_CHARACTERS = 110
 REFRESH_SECONDS = 30
+REFRESH_SECONDS_WHILE_READING = 4
 _TEMPLATES = Path(__file__).with_name("templates")
 _STYLE = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -64,15 +66,15 @@ class Pages:
         index: what they show.
         url: the address of a page, called with its name and arguments; None where it is not to be linked.
         is_static: whether the pages are files, which cannot be asked for something else.
-        activity: sentences about what is being read at the moment.
+        updates: what brings the index up to date; None if nothing does.
     """
 
     def __init__(
-        self, index: RunIndex, url: Url, *, is_static: bool = False, activity: Callable[[], list[str]] = list
+        self, index: RunIndex, url: Url, *, is_static: bool = False, updates: IndexUpdates | None = None
     ) -> None:
         self._index = index
         self._is_static = is_static
-        self._activity = activity
+        self._updates = updates
         environment = Environment(
             loader=FileSystemLoader(_TEMPLATES),
             autoescape=True,
@@ -118,12 +120,16 @@ class Pages:
         return page.render(title=title, refresh=refresh, status=self._status(refresh), **content)
 
     def _status(self, refresh: int | None) -> list[str]:
-        again = f"; the page is loaded again every {refresh} s while a run is going on" if refresh else ""
-        return [f"As of {time.strftime('%Y-%m-%d %H:%M:%S')}{again}.", *self._activity()]
+        again = f"; the page is loaded again every {refresh} s while there is something new" if refresh else ""
+        now = f"As of {time.strftime('%Y-%m-%d %H:%M:%S')}{again}."
+        return [now, *(self._updates.sentences() if self._updates is not None else ())]
 
     def _refresh(self) -> int | None:
-        is_changing = not self._is_static and (bool(self._activity()) or any(r.is_growing for r in self._index.runs))
-        return REFRESH_SECONDS if is_changing else None
+        if self._is_static:
+            return None
+        if self._updates is not None and self._updates.is_reading:
+            return REFRESH_SECONDS_WHILE_READING
+        return REFRESH_SECONDS if any(run.is_growing for run in self._index.runs) else None
 
     # ------------------------------------------------------------------------------------------------ overview
 
@@ -155,7 +161,7 @@ class Pages:
             sources = [
                 row[0]
                 for row in database.execute(
-                    "SELECT DISTINCT data_source FROM prompts WHERE data_source IS NOT NULL ORDER BY data_source"
+                    "SELECT DISTINCT data_source FROM prompts WHERE data_source != '' ORDER BY data_source"
                 )
             ]
             can_export = database.execute("SELECT 1 FROM data_rows LIMIT 1").fetchone() is not None

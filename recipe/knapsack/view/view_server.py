@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +11,7 @@ from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 from werkzeug.wrappers import Request, Response
 
+from recipe.knapsack.view.index_updates import IndexUpdates
 from recipe.knapsack.view.prompt_export import prompts_as_csv, write_rows
 from recipe.knapsack.view.prompt_table import TableQuery
 from recipe.knapsack.view.prompt_texts import PromptTexts
@@ -19,10 +19,11 @@ from recipe.knapsack.view.run_files import ViewError
 from recipe.knapsack.view.run_index import RunIndex
 from recipe.knapsack.view.view_pages import PAGES, POLICY, NotFound, Pages
 
-__all__ = ["HOST", "ViewApplication", "page_address", "serve", "start_indexing"]
+__all__ = ["HOST", "ViewApplication", "page_address", "serve"]
 
 HOST = "127.0.0.1"
-SECONDS_BETWEEN_UPDATES = 3.0
+SECONDS_TO_WAIT = 0.5
+"""So long a page waits for the history, rather than to show a part of it."""
 _HEADERS = {
     # frame-ancestors counts in a header only.
     "Content-Security-Policy": f"{POLICY}; frame-ancestors 'none'",
@@ -58,13 +59,14 @@ class ViewApplication:
     Args:
         index: what it shows.
         texts: the prompts' texts, for exports.
-        activity: sentences about what is being read at the moment.
+        updates: what brings the index up to date; None if nothing does.
     """
 
-    def __init__(self, index: RunIndex, texts: PromptTexts, activity: Callable[[], list[str]] = list) -> None:
+    def __init__(self, index: RunIndex, texts: PromptTexts, updates: IndexUpdates | None = None) -> None:
         self._index = index
         self._texts = texts
-        self._pages = Pages(index, page_address, activity=activity)
+        self._updates = updates
+        self._pages = Pages(index, page_address, updates=updates)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         response = self._respond(LocalRequest(environ))
@@ -87,6 +89,8 @@ class ViewApplication:
             return self._error(error.code or 400, error.name, error.description or "")
 
     def _answer(self, request: LocalRequest) -> Response:
+        if self._updates is not None:
+            self._updates.history_is_read.wait(SECONDS_TO_WAIT)
         page = {path: name for name, path in _PATHS.items()}.get(request.path)
         if page in PAGES:
             return Response(self._pages.render(page, request.args), mimetype="text/html")
@@ -110,7 +114,7 @@ class ViewApplication:
                 raise ViewError(f"format={form} is not known: expected csv or parquet")
             with TemporaryDirectory(prefix="knapsack-export-") as folder:
                 path = Path(folder) / "prompts.parquet"
-                write_rows(database, query, self._index.runs[query.run], self._texts.files, path, others=others)
+                write_rows(database, query, self._index.runs[query.run], self._texts, path, others=others)
                 content = path.read_bytes()
         return Response(content, mimetype="application/vnd.apache.parquet", headers=disposition)
 
@@ -130,19 +134,3 @@ def serve(application: ViewApplication, port: int) -> BaseWSGIServer:
         return make_server(HOST, port, application, threaded=True, request_handler=_QuietHandler)
     except (OSError, SystemExit) as error:
         raise ViewError(f"--port {port} cannot be used ({error}): give another one, or 0 for any") from error
-
-
-def start_indexing(index: RunIndex, texts: PromptTexts, tell: Callable[[str, int, int], None]) -> threading.Event:
-    """Keep the index up to date in the background until the event that is returned is set."""
-    over = threading.Event()
-
-    def update() -> None:
-        texts.update(tell)
-        while True:
-            index.update_rollouts(tell)
-            if over.wait(SECONDS_BETWEEN_UPDATES):
-                return
-            index.update_history(tell)
-
-    threading.Thread(target=update, name="view-index", daemon=True).start()
-    return over

@@ -16,6 +16,7 @@ from view_runs import make_index
 from knapsack_rl import prompt_id
 from knapsack_rl.history import ExplorationHistory, read_history
 from knapsack_rl.step_parts import list_parts
+from recipe.knapsack.view import run_index
 from recipe.knapsack.view.placement import RULES, placing_rule
 from recipe.knapsack.view.prompt_record import find_prompt, kept_rollouts, kept_steps, visits_of
 from recipe.knapsack.view.prompt_table import LISTS, TableQuery, expected_never_solved
@@ -250,6 +251,39 @@ def test_a_history_of_an_older_version_opens_with_the_columns_that_it_has(run_fo
     with index.connect() as database:
         visit = visits_of(database, find_prompt(database, shown.index[0]), 0, index.runs[0])[0]
     assert (visit.epoch, visit.estimate, visit.tokens) == (None, None, None)
+
+
+def test_parts_are_added_a_number_of_rows_at_a_time(run_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_index, "_ROWS_AT_ONCE", 100)
+    index, _ = make_index(tmp_path / "small.sqlite", run_folders["knapsack"])
+    assert_same(index, run_folders["knapsack"])
+    monkeypatch.undo()
+    whole, _ = make_index(tmp_path / "whole.sqlite", run_folders["knapsack"])
+    for rows in ("kept", "answers", "other_answers"):
+        contents = []
+        for one in (index, whole):
+            with one.connect() as database:
+                contents.append(sorted(tuple(row) for row in database.execute(f"SELECT * FROM {rows}")))
+        assert contents[0] == contents[1] and contents[0]
+
+
+def test_columns_of_another_version_are_shown_as_far_as_they_go(tmp_path):
+    from knapsack_rl.step_parts import write_part
+
+    rollouts = tmp_path / "run" / "rollouts"
+    columns = {"step": [1, 1, 2], "prompt_id": [None, "a", "a"], "pred": ["1", "2", None]}
+    write_part(rollouts, pa.table({**columns, "is_success": [False, False, None]}))
+    write_part(rollouts, pa.table({"step": [3], "prompt_id": ["a"], "response": ["x"], "score": ["text"]}))
+    write_part(rollouts, pa.table({"step": [4], "prompt_id": pa.nulls(1, pa.string())}))
+    write_part(tmp_path / "run" / "history", pa.table({"step": [1], "prompt_id": ["a"], "budget": ["many"]}))
+    index, _ = make_index(tmp_path / "index.sqlite", tmp_path / "run")
+    assert "of the history are left out" in " ".join(index.runs[0].problems.values())
+    with index.connect() as database:
+        record = find_prompt(database, "a")
+        assert kept_steps(database, record, 0) == [1, 2, 3]
+        read = [kept_rollouts(database, record, 0, index.runs[0], step, first=0, most=9) for step in (1, 3)]
+    assert [rollout["pred"] for rollout in read[0].rollouts] == ["2"]
+    assert read[1].total == 1 and "cannot be read" in read[1].problem
 
 
 def test_without_the_data_files_prompts_are_shown_by_their_ids(run_folders, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,9 @@ def test_nothing_is_served_by_its_path(client, address):
         (f"/prompt?id={MISLABELLED}&step=99999&first=-5", 200),
         ("/export?format=exe", 400),
         ("/prompts?text=%3Cscript%3E", 200),
+        ("/prompts?text=" + "_%25" * 30_000, 200),
+        ("/prompts?k=99999999999999999999", 400),
+        ("/prompts?rollouts_min=1e308", 200),
     ],
 )
 def test_strange_addresses_are_answered_calmly(client, address, status):
@@ -206,6 +210,21 @@ def test_an_empty_list_is_no_parquet_file(client):
     assert "no such rows" in get(client, "/export?format=parquet&rollouts_min=1e9", 400).text
 
 
+@pytest.mark.parametrize("change", ["moved", "garbage", "other rows"])
+def test_rows_of_data_files_that_are_not_those_that_were_read_are_not_exported(run_folders, tmp_path, change):
+    folder = shutil.copytree(run_folders["knapsack"], tmp_path / "run")
+    data = folder / "train.parquet"
+    client = Client(ViewApplication(*make_index(tmp_path / "index.sqlite", folder, data=(data,))))
+    rows = pq.read_table(data)
+    data.unlink()
+    if change == "garbage":
+        data.write_bytes(b"PAR1 and so on")
+    elif change == "other rows":
+        pq.write_table(rows.slice(1), data)
+    told = get(client, "/export?format=parquet", 400).text
+    assert str(data) in told and ("cannot be read any more" if change == "moved" else "has changed") in told
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -232,6 +251,8 @@ def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_pa
         (["{run}", "--names", "a", "b"], "--names"),
         (["{run}", "--port", "99999"], "--port 99999"),
         (["{run}", "--static", "{tmp}/x", "--static-pages", "0"], "--static-pages 0"),
+        (["{run}", "--static", "{run}/config.yaml"], "cannot be written to"),
+        (["{run}/history"], "is not the folder of a run"),
     ],
 )
 def test_what_the_command_does_not_accept_is_said_in_one_line(arguments, message, run_folders, tmp_path, capsys):
@@ -240,7 +261,14 @@ def test_what_the_command_does_not_accept_is_said_in_one_line(arguments, message
     assert message in capsys.readouterr().err
 
 
-def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(run_folders, tmp_path):
+def test_a_port_that_is_taken_is_named(address, run_folders, capsys):
+    port = address.rpartition(":")[2]
+    assert main([str(run_folders["knapsack"]), "--port", port]) == 2
+    assert f"--port {port} cannot be used" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(run_folders, tmp_path, number):
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "recipe.knapsack.view", str(run_folders["knapsack"]), "--port", "0"],
@@ -257,7 +285,7 @@ def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(ru
             time.sleep(0.2)
         with pytest.raises(urllib.error.HTTPError, match="421"):
             urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=60)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
@@ -320,6 +348,17 @@ class TestInABrowser:
         assert page.run("document.querySelectorAll('article').length") > 1
         assert "answer" in page.run("document.querySelector('article').innerText")
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
+
+    def test_pages_are_read_on_a_narrow_screen(self, page, address):
+        page.command("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+        broken = "[...document.querySelectorAll('td.text')].filter(e => e.clientWidth < 100).length"
+        for path in ("/", "/prompts?against=1", f"/prompt?id={MISLABELLED}&run2=1"):
+            page.open(address + path)
+            assert page.run("document.documentElement.scrollWidth <= innerWidth"), path
+            assert page.run(broken) == 0, f"words of {path} are broken"
+        assert page.run("document.querySelector('svg.picture text').getBoundingClientRect().height") >= 9
+        page.open(f"{address}/prompts")
+        assert page.run("document.querySelector('.prompts tbody td').getBoundingClientRect().right") <= 390
 
     def test_an_export_is_downloaded(self, page, address):
         page.open(f"{address}/prompts?list=never-solved&k=5")

@@ -55,7 +55,7 @@ def test_an_unknown_logger_is_refused_with_those_that_are_known(refusal, loggers
     assert "expected a list of wandb, mlflow, swanlab" in refusal(check_loggers, {LOGGER: loggers})
 
 
-@pytest.mark.parametrize("logger", ["mlflow", "swanlab", "clearml", "tensorboard", "wandb", "vemlp_wandb"])
+@pytest.mark.parametrize("logger", ["mlflow", "swanlab", "clearml", "tensorboard", "trackio", "wandb", "vemlp_wandb"])
 def test_a_logger_whose_package_is_not_installed_is_refused(refusal, logger):
     assert f"{LOGGER}={logger} needs the package" in refusal(check_loggers, {LOGGER: ["console", logger]})
     assert refusal(check_loggers, {LOGGER: [logger]}, Facts(trains_here=False)) == ""

@@ -24,6 +24,7 @@ OPTIONAL_PACKAGES = (
     "mlflow",
     "swanlab",
     "tensorboard",
+    "trackio",
     "volcengine_ml_platform",
     "wandb",
 )

@@ -14,7 +14,7 @@ from knapsack_rl.config import ConfigError
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.reading import refuse_home_sign, run_folder
 from verl.utils.run_lock import RunFolderInUse, check_free
-from verl.utils.tracking import Tracking
+from verl.utils.run_tracking import RunTracking
 
 _FOLDER_KEYS = ("default_local_dir", "rollout_data_dir", "validation_data_dir")
 _PACKAGE_OF_LOGGER: Mapping[str, tuple[str, str]] = {
@@ -23,10 +23,11 @@ _PACKAGE_OF_LOGGER: Mapping[str, tuple[str, str]] = {
     "mlflow": ("mlflow", "mlflow"),
     "swanlab": ("swanlab", "swanlab"),
     "tensorboard": ("tensorboard", "tensorboard"),
+    "trackio": ("trackio", "trackio>=0.3,<0.22"),
     "clearml": ("clearml", "clearml"),
     "vemlp_wandb": ("volcengine_ml_platform", "volcengine-ml-platform"),
 }
-"""The package that each of verl's loggers imports, and the distribution that has it."""
+"""The package that each logger imports, and the distribution that has it."""
 
 
 def check_folders(config: DictConfig, facts: Facts) -> None:
@@ -63,18 +64,18 @@ def check_loggers(config: DictConfig, facts: Facts) -> None:
     """Refuse loggers that verl does not know, whose package is not installed, or that nobody is logged in to."""
     configured = config.trainer.logger
     loggers = list(configured) if isinstance(configured, ListConfig) else [configured]
-    known = [*Tracking.supported_backend, "tracking"]
+    known = [*RunTracking.supported_backend, "tracking"]
     for logger in loggers:
         if logger not in known:
             raise ConfigError(
                 f"trainer.logger={logger!r} is not accepted: expected a list of "
-                f"{', '.join(Tracking.supported_backend)}."
+                f"{', '.join(RunTracking.supported_backend)}."
             )
         package, distribution = _PACKAGE_OF_LOGGER.get(logger, ("", ""))
         if facts.trains_here and package and package not in facts.packages:
             raise ConfigError(
                 f"trainer.logger={logger} needs the package {distribution}, which is not installed: install it (pip "
-                f"install {distribution}), or leave {logger} out of trainer.logger."
+                f"install '{distribution}'), or leave {logger} out of trainer.logger."
             )
         if facts.trains_here and package == "wandb" and not is_logged_in_to_wandb(facts.environment):
             raise ConfigError(f"trainer.logger={logger} has no login: {WANDB_REMEDY}.")
