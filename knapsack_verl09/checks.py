@@ -34,7 +34,6 @@ _DONE_BY_VERL = {
     "dispatch": ("random", "verl 0.9 deals every session to the rollout server with the least to do"),
     "rollout_is_cap": (None, "set algorithm.rollout_correction.rollout_is and rollout_is_threshold"),
     "dump_rollouts": (None, "set trainer.rollout_data_dir"),
-    "log_histogram_every": (0, "verl 0.9's loggers take numbers only; the report draws the charts from the history"),
 }
 
 _TEXT = Option("text", lambda value: isinstance(value, str))

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
@@ -18,6 +19,7 @@ from transfer_queue import KVBatchMeta
 
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.identity import prompt_id
+from knapsack_rl.logger_charts import log_charts
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.prior import prior_of_column, prior_of_file
 from knapsack_rl.run_folder import CHECKPOINT_PREFIX
@@ -29,6 +31,7 @@ from knapsack_verl09.checks import TRAINER_MODES, exploration_config
 from knapsack_verl09.groups import Groups
 from knapsack_verl09.run_files import RunFiles
 from knapsack_verl09.sessions import read_sessions
+from knapsack_verl09.wandb_run import name_wandb_run
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
@@ -81,6 +84,8 @@ class KnapsackTrainer(PPOTrainer):
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Train until the last step."""
+        if "wandb" in self.config.trainer.logger:
+            name_wandb_run(self.files.folder, continues=self.global_steps > 0)
         try:
             super().fit(agent_loop_manager)
         finally:
@@ -172,6 +177,16 @@ class KnapsackTrainer(PPOTrainer):
         metrics["training/cumulative_rollouts"] = self.cumulative_rollouts
         self._is_training = True
         self.files.log(metrics, global_steps)
+        self._log_charts(global_steps)
+
+    def _log_charts(self, step: int) -> None:
+        every = self.explorer.config.log_histogram_every
+        if every > 0 and self.explored and (step % every == 0 or step == self.total_training_steps):
+            success_rates, budgets = (
+                np.concatenate([getattr(plan, name) for plan, _ in self.explored])
+                for name in ("success_rates", "budgets")
+            )
+            log_charts(self.logger.logger, success_rates, budgets, step)
 
     def _validate(self) -> dict[str, float]:
         metrics = super()._validate()

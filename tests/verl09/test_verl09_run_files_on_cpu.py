@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes
 from knapsack_rl.config import SuccessRateConfig
 from knapsack_verl09.groups import Groups
 from knapsack_verl09.run_files import RunFiles
+from knapsack_verl09.wandb_run import name_wandb_run
 
 
 def observed(explorer: Explorer) -> Explorer:
@@ -43,3 +46,22 @@ def test_groups_keep_the_lengths_that_were_expected(tmp_path):
     again = Groups(explorer, 0.0)
     again.load_state_dict(groups.state_dict())
     assert [group["expected_length"] for group in again.state_dict().values()] == [7.0, 7.0]
+
+
+def test_a_training_keeps_its_wandb_run_until_it_starts_anew(tmp_path, monkeypatch):
+    def named(continues: bool) -> tuple[str, str | None]:
+        for name in ("WANDB_RUN_ID", "WANDB_RESUME"):
+            monkeypatch.setenv(name, "")  # so that it is put back at the end of the test
+            monkeypatch.delenv(name)
+        name_wandb_run(tmp_path / "run", continues)
+        return os.environ["WANDB_RUN_ID"], os.environ.get("WANDB_RESUME")
+
+    first = named(continues=False)
+    assert first[1] is None and named(continues=True) == (first[0], "allow")
+    assert named(continues=False)[0] != first[0]
+
+
+def test_a_wandb_run_that_the_user_names_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    name_wandb_run(tmp_path, continues=True)
+    assert os.environ["WANDB_RUN_ID"] == "mine" and not list(tmp_path.iterdir())

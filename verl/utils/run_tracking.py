@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -11,13 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knapsack_rl.charts import (
-    BUDGET_HISTOGRAM,
-    BUDGETS_BY_SUCCESS_RATE,
-    draw_budget_histogram,
-    draw_budgets_by_success_rate,
-    wandb_charts,
-)
+from knapsack_rl.logger_charts import log_charts
 from knapsack_rl.run_folder import write_atomically
 from verl.utils.tracking import Tracking
 
@@ -88,9 +82,7 @@ class RunTracking(Tracking):
             budgets: (M,) int, rollouts of each prompt.
             step: the training step.
         """
-        for name, log_charts in _CHARTS.items():
-            if name in self.logger:
-                log_charts(self.logger[name], success_rates, budgets, step)
+        log_charts(self.logger, success_rates, budgets, step)
 
     def finish(self, *, failed: bool) -> None:
         """Let every backend write what it still holds; ``failed`` is what those that show it say of the run."""
@@ -109,8 +101,6 @@ class _TrackioRun:
     def __init__(self, project: str, name: str, config: Mapping[str, Any] | None, continues: bool) -> None:
         import trackio
 
-        # trackio before 0.3 has no pictures.
-        self.Image = getattr(trackio, "Image", None)
         self._run = trackio.init(
             project=project, name=name, config=dict(config or {}), resume="allow" if continues else "never"
         )
@@ -151,45 +141,3 @@ def _continued_wandb_run(run_file: Path | None) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-# ---------------------------------------------------------------- charts
-
-
-def _pictures(success_rates: np.ndarray, budgets: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        BUDGET_HISTOGRAM: draw_budget_histogram(budgets),
-        BUDGETS_BY_SUCCESS_RATE: draw_budgets_by_success_rate(success_rates, budgets),
-    }
-
-
-def _charts_to_wandb(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
-    backend.log(data=wandb_charts(success_rates, budgets), step=step)
-
-
-def _charts_to_tensorboard(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
-    backend.writer.add_histogram(BUDGET_HISTOGRAM, budgets, step)
-    picture = draw_budgets_by_success_rate(success_rates, budgets)
-    backend.writer.add_image(BUDGETS_BY_SUCCESS_RATE, picture, step, dataformats="HWC")
-
-
-def _charts_to_mlflow(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
-    import mlflow
-
-    for name, picture in _pictures(success_rates, budgets).items():
-        mlflow.log_image(picture, key=name, step=step, synchronous=True)
-
-
-def _charts_as_images(backend: Any, success_rates: np.ndarray, budgets: np.ndarray, step: int) -> None:
-    if backend.Image is not None:
-        pictures = _pictures(success_rates, budgets)
-        backend.log({name: backend.Image(picture) for name, picture in pictures.items()}, step=step)
-
-
-_CHARTS: Mapping[str, Callable[[Any, np.ndarray, np.ndarray, int], None]] = {
-    "wandb": _charts_to_wandb,
-    "tensorboard": _charts_to_tensorboard,
-    "mlflow": _charts_to_mlflow,
-    "swanlab": _charts_as_images,
-    _TRACKIO: _charts_as_images,
-}
