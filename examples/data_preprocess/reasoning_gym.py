@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 from reasoning_gym_reward import FORMATS, INSTALL, KEY, encode, score_answer
+from tqdm import tqdm
 from verl_parquet import PreprocessingError, make_row, write_parquet
 
 # A data set that repeats itself more often than this has no more prompts to give.
@@ -158,7 +159,10 @@ def make_rows(gym: ModuleType, arguments: argparse.Namespace) -> tuple[list[dict
     validation: list[dict[str, Any]] = []
     seen: set[str] = set()  # of all variants, since levels may overlap
     sizes = zip(shares(arguments.train_size, len(variants)), shares(arguments.validation_size, len(variants)))
-    for (name, level), config, (num_train, num_validation) in zip(variants, configs, sizes):
+    of_variants = zip(variants, configs, sizes)
+    for (name, level), config, (num_train, num_validation) in tqdm(
+        of_variants, desc="data sets", total=len(variants), delay=1.0, leave=False, disable=None
+    ):
         wanted = num_train + num_validation
         rows = [
             row_of(entry, name, config, level, arguments.answer_format)

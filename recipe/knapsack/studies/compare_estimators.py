@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from knapsack_rl.history import read_history
 from knapsack_rl.messages import one_line
@@ -71,7 +72,7 @@ def replay(history: pd.DataFrame, estimators: Mapping[str, TaskStatus], seed: in
     """
     rng = np.random.default_rng(seed)
     predicted = []
-    for step, visits in history.groupby("step"):
+    for step, visits in tqdm(history.groupby("step"), desc="steps", delay=1.0, leave=False, disable=None):
         # One step holds several epochs where dynamic sampling generated across the end of one.
         batches = [batch for _, batch in visits.groupby("epoch")]
         for batch in batches:

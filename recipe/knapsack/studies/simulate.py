@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from knapsack_rl import expected_effective_ratio, grpo_value
 from recipe.knapsack.studies import learning_command
@@ -87,7 +88,7 @@ def simulate(
     ratios, values = np.empty((2, len(allocators), num_steps))
     uniform = np.empty((2, num_steps))
     steps_per_epoch = num_prompts // batch_size
-    for step in range(num_steps):
+    for step in tqdm(range(num_steps), desc="steps", delay=1.0, leave=False, disable=None):
         if step % steps_per_epoch == 0:
             order = shuffle.permutation(num_prompts)
             if step > 0:

@@ -122,8 +122,11 @@ def run_all(runs: Sequence[WorldRun], parallel: int) -> None:
         spent = manager.dict()
         by_warm_start = {run.warm_start: (run.task, run.world) for run in waiting}
         bar.set_description_str("warm starts")
-        for future in [pool.submit(_make_warm_start, folder, *each) for folder, each in by_warm_start.items()]:
+        for number, future in enumerate(
+            [pool.submit(_make_warm_start, folder, *each) for folder, each in by_warm_start.items()]
+        ):
             future.result()
+            bar.set_description_str(f"{len(by_warm_start) - number - 1} warm starts left")
         bar.set_description_str(f"{len(waiting)} trainings")
         futures = {pool.submit(_train, run, str(number), spent) for number, run in enumerate(waiting)}
         finished_before = bar.n
