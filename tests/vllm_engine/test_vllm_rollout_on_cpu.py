@@ -151,17 +151,14 @@ def test_an_engine_that_keeps_its_prefix_cache_is_an_error(worker):
 
 
 @pytest.mark.needs_gpu_pins
-def test_the_scheduler_of_an_asynchronous_engine_does_not_keep_its_prefix_cache_in_silence(worker):
+def test_the_scheduler_of_an_asynchronous_engine_does_not_keep_its_prefix_cache_in_silence(worker, monkeypatch):
     from verl.workers.rollout.vllm_rollout.engine_core import StrictScheduler
 
     scheduler = worker.rollout.inference_engine.llm_engine.engine_core.engine_core.scheduler
-    with patch.object(scheduler, "__class__", StrictScheduler):
-        with (
-            unfinished_request(worker),
-            pytest.raises(RuntimeError, match=r"prefix cache .*\(1 requests still running"),
-        ):
-            scheduler.reset_prefix_cache()
-        assert scheduler.reset_prefix_cache()
+    monkeypatch.setattr(scheduler, "__class__", StrictScheduler)
+    with unfinished_request(worker), pytest.raises(RuntimeError, match=r"prefix cache .*\(1 requests still running"):
+        scheduler.reset_prefix_cache()
+    assert scheduler.reset_prefix_cache()
 
 
 def test_log_probs_are_those_of_the_distribution_sampled_from(worker):
