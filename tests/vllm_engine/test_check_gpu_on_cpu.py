@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from training_process import SCRIPTS
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins, pytest.mark.xdist_group("check_gpu")]
 
 SECONDS = 900
 # A C++ compiler for the actor's entropy would take a minute.
-OVERRIDES = ("actor_rollout_ref.actor.use_torch_compile=false", "actor_rollout_ref.rollout.agent.num_workers=2")
+OVERRIDES = ("actor_rollout_ref.actor.use_torch_compile=false", "actor_rollout_ref.rollout.agent.num_workers=1")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,9 @@ import torch
 from recipe.knapsack.tiny.tiny_task import END_OF_SEQUENCE, VOCABULARY, make_tokenizer
 from verl import DataProto
 
+# They share two engines.
+pytestmark = pytest.mark.xdist_group("vllm_rollout")
+
 LONG, SHORT = 300, 5
 PADDED_LENGTH = 320
 EOS = VOCABULARY.index(END_OF_SEQUENCE)
