@@ -196,8 +196,9 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
         return self._generate(step, plan, batch, gen_batch), plan
 
     def _generate(self, step: TrainingStep, plan: Plan, batch: DataProto, gen_batch: DataProto) -> DataProto:
+        engine = self.async_rollout_manager if self.async_rollout_mode else self.actor_rollout_wg
         with marked_timer("gen", step.timing, color="red"):
-            generated = self._engine.generate_sequences(gen_batch)
+            generated = engine.generate_sequences(gen_batch)
             step.timing.update(generated.meta_info.pop("timing", {}))
         self.cumulative_rollouts += len(batch)
         worker_seconds = generated.meta_info.pop("worker_seconds", None)
@@ -206,11 +207,6 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
             batch.batch["response_mask"] = compute_response_mask(batch)
         step.metrics.update(self._imbalance(plan.order, batch.batch["response_mask"].sum(-1).numpy(), worker_seconds))
         return batch
-
-    @property
-    def _engine(self) -> Any:
-        """What generates the rows of a batch: the agent loops, or the workers with an engine each."""
-        return self.async_rollout_manager if self.async_rollout_mode else self.actor_rollout_wg
 
     def _rollout_engines(self) -> int:
         """Number of equal parts of a batch that are generated apart: a tensor-parallel group's workers share theirs."""
@@ -232,9 +228,11 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
         with marked_timer("gen_max", step.timing, color="purple"):
             greedy = gen_batch.select_idxs(np.arange(len(gen_batch)))
             greedy.meta_info = {**gen_batch.meta_info, "do_sample": False}
-            parts = self._rollout_engines() if self.async_rollout_mode else self.actor_rollout_wg.world_size
+            engine, parts = self.actor_rollout_wg, self.actor_rollout_wg.world_size
+            if self.async_rollout_mode:
+                engine, parts = self.async_rollout_manager, self._rollout_engines()
             greedy, padding = pad_dataproto_to_divisor(greedy, parts)
-            greedy = unpad_dataproto(self._engine.generate_sequences(greedy), pad_size=padding)
+            greedy = unpad_dataproto(engine.generate_sequences(greedy), pad_size=padding)
             for measured in ("timing", "worker_seconds"):
                 greedy.meta_info.pop(measured, None)
             answered = batch.select_idxs(np.arange(len(batch)))
