@@ -19,7 +19,7 @@ from copying_task import NUM_PROMPTS
 from greedy_answers import greedy_answers, validated_answers
 from run_checks import TOTAL_BUDGET, M, assert_identities_agree, dumped_rollouts, go_back_to, history_of, steps_of
 from run_processes import WatchedTraining
-from training_process import SCRIPTS
+from training_process import ROOT, SCRIPTS
 
 from knapsack_rl.metrics_file import read_metrics
 
@@ -199,6 +199,8 @@ def test_a_script_for_gpus_shrunk_to_the_tiny_model(start, copying_task, tmp_pat
         "trainer.device=cpu",
         f"trainer.default_local_dir={tmp_path}/run",
         "trainer.logger=[]",
+        f"custom_reward_function.path={ROOT}/recipe/knapsack/tiny/tiny_task.py",
+        "custom_reward_function.name=compute_score",
         "data.max_prompt_length=8",
         f"data.max_response_length={RESPONSE_LENGTH}",
         "data.filter_overlong_prompts_workers=1",
