@@ -33,6 +33,8 @@ def conversations(copying_task, start_run, tmp_path_factory) -> Path:
         ONE_LOOP,
         f"{ROLLOUT}.free_cache_engine=true",
         "trainer.total_training_steps=1000",
+        # The history of steps is written with a checkpoint.
+        f"trainer.save_freq={STEPS}",
         f"trainer.rollout_data_dir={folder}/rollouts",
         f"data.train_files={folder}/train.parquet",
         "data.max_response_length=16",
