@@ -54,7 +54,7 @@ $(PINS_VENV)/.complete: requirements/vllm.txt requirements/constraints-vllm.txt 
 
 # Two trainings at a time, each of whose processes sees no GPU and computes with one thread.
 test-pins: $(PINS_VENV)/.complete
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 $(PINS_TESTS)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup --durations=30 $(PINS_TESTS)
 
 $(VERL09_VENV)/.complete: requirements/verl09-cpu.txt
 	bash .ci/make_verl09_environment.sh $(VERL09_VENV)

@@ -29,7 +29,6 @@ for candidate in uv .venv/bin/uv; do
         break
     fi
 done
-echo "Making the environment $folder with $("$python" --version) and ${uv:-pip} (2 minutes with uv, 8 with pip; 10 GB)"
 rm -rf "$folder"
 "$python" -m venv "$folder"
 install() {
@@ -41,9 +40,13 @@ install() {
     fi
 }
 # Where this small package can be had, so can the rest: from then on a failure is one.
-"$folder/bin/python" -m pip download -qq --disable-pip-version-check --no-deps --dest "$folder/probe" packaging ||
-    unavailable "no package index answers"
-rm -rf "$folder/probe"
+reach_index() {
+    said=$(UV_HTTP_TIMEOUT=15 UV_HTTP_RETRIES=1 PIP_TIMEOUT=15 PIP_RETRIES=1 install --no-deps packaging 2>&1)
+}
+# uv does not know an index that pip's configuration names.
+if [ -n "$uv" ] && ! reach_index; then uv=""; fi
+[ -n "$uv" ] || reach_index || unavailable "no package index answers (${said##*$'\n'})"
+echo "Making the environment $folder with $("$python" --version) and ${uv:-pip} (2 minutes with uv, 8 with pip; 10 GB)"
 install -r "$requirements" -r "$tools"
 VLLM_LOGGING_LEVEL=ERROR "$folder/bin/python" -c "
 import verl

@@ -11,7 +11,7 @@
 #
 # Environment:
 #   OUT              gets the runs and report.md                                     (default: runs/check_gpu)
-#   NGPUS_PER_NODE   GPUs of runs 3 and 4                                            (default: all of this machine)
+#   NGPUS_PER_NODE   GPUs of runs 3 and 4        (default: all of this machine, or as many as share 1024 rollouts evenly)
 #   DEVICE           cuda, or cpu for a vLLM that has a platform for it              (default: cuda)
 #   RUNS             which of "one_gpu resumed all_gpus async" to make               (default: all four)
 #   PYTHON           the Python to use                                               (default: as in common.sh)
@@ -24,10 +24,23 @@ DEVICE=${DEVICE:-cuda}
 RUNS=${RUNS:-one_gpu resumed all_gpus async}
 PYTHON=$(find_python)
 mkdir -p "$OUT"
-GPUS=${GPUS:-$("$PYTHON" -m recipe.knapsack.gpu_check gpus)}
+if [ -z "$GPUS" ]; then
+    GPUS=$("$PYTHON" -m recipe.knapsack.gpu_check gpus)
+    while ((1024 % GPUS)); do GPUS=$((GPUS - 1)); done
+fi
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} VLLM_NO_USAGE_STATS=${VLLM_NO_USAGE_STATS:-1}
 
 [ -f "$OUT/warm_start/warm_start.json" ] || "$PYTHON" -m recipe.knapsack.warm_start --output "$OUT/warm_start"
+
+# Write the first $3 prompts of the file $1 to the file $2.
+take_prompts() {
+    "$PYTHON" -c "import sys, pandas
+source, target, count = sys.argv[1:]
+pandas.read_parquet(source).head(int(count)).to_parquet(target)" "$@"
+}
+# An epoch of two steps: the third has budgets of its own.
+take_prompts "$OUT/warm_start/train.parquet" "$OUT/train.parquet" 256
+take_prompts "$OUT/warm_start/test.parquet" "$OUT/test.parquet" 64
 
 # Train in the folder $1 on $2 GPUs for $3 steps with the overrides that follow; a failure is left to the report.
 train() {
@@ -45,8 +58,8 @@ train() {
         trainer.test_freq=4 \
         trainer.save_freq=4 \
         trainer.experiment_name=check_gpu \
-        data.train_max_samples=256 \
-        data.val_max_samples=64 \
+        data.train_files="$OUT/train.parquet" \
+        data.val_files="$OUT/test.parquet" \
         actor_rollout_ref.model.use_remove_padding=false \
         actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=128 \
         actor_rollout_ref.rollout.name=vllm \

@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from training_process import SCRIPTS, TrainingProcess, overrides_of
+from filelock import FileLock
+from run_processes import SCRIPT, WatchedTraining
+from training_process import overrides_of
 from vllm_environment import needs_test_platform, reason_to_skip, use_test_platform
 
-SCRIPT = SCRIPTS / "run_tiny_vllm_cpu.sh"
 LONGEST_PROMPT, RESPONSE_LENGTH = 320, 8
 
 if needs_test_platform():
@@ -36,24 +38,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def copying_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the copying task and a model that has learned it, in the layout of a warm start."""
+    """A folder with the copying task and a model that has learned it, in the layout of a warm start; made once."""
     from copying_task import make_copying_task
 
-    folder = tmp_path_factory.mktemp("copying_task")
-    make_copying_task(folder)
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "copying_task"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make_copying_task(folder)
     return folder
 
 
-@pytest.fixture(scope="session")
-def train(copying_task: Path) -> Callable[..., Path]:
-    """Run ``run_tiny_vllm_cpu.sh`` on the copying task to its end and return the run's folder."""
+@pytest.fixture(scope="module")
+def start_run(copying_task: Path) -> Iterator[Callable[..., WatchedTraining]]:
+    """Start a run of the trainer on the copying task; what is left of it at the end of the module is killed.
 
-    def run(run_folder: Path, *overrides: str) -> Path:
-        training = TrainingProcess(SCRIPT, copying_task, run_folder, overrides)
-        assert training.finish() == 0, training.log[-5000:]
-        return run_folder
+    Its processes can import the modules of this folder. Keyword arguments are environment variables of the run.
+    """
+    started: list[WatchedTraining] = []
 
-    return run
+    def start(run_folder: Path, *overrides: str, script: Path = SCRIPT, **environment: str) -> WatchedTraining:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            started.append(WatchedTraining(copying_task, run_folder, overrides, script))
+        return started[-1]
+
+    yield start
+    for training in started:
+        training.kill_all()
 
 
 @pytest.fixture(scope="module")

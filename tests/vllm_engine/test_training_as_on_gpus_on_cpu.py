@@ -1,11 +1,15 @@
 """Knapsack-GRPO by the exact vLLM of the GPU users: several engines, tensor parallelism, LoRA, asynchronous rollouts.
 
 Of every run is checked: the sums of budgets; that every rollout belongs to its prompt; that engine and actor agree on
-log-probs; and that the engine has the weights of the step, whose greedy answers are those of transformers.
+log-probs; and that the engine has the weights of the step, whose greedy answers are those of transformers. Then the run
+is ended in one of the ways in which runs end, and none of its processes may be left.
 """
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +17,9 @@ import pandas as pd
 import pytest
 from copying_task import NUM_PROMPTS
 from greedy_answers import greedy_answers, validated_answers
-from test_vllm_training_on_cpu import TOTAL_BUDGET, M, assert_identities_agree, dumped_rollouts, history_of
-from training_process import SCRIPTS, TrainingProcess
+from run_checks import TOTAL_BUDGET, M, assert_identities_agree, dumped_rollouts, go_back_to, history_of, steps_of
+from run_processes import WatchedTraining
+from training_process import ROOT, SCRIPTS
 
 from knapsack_rl.metrics_file import read_metrics
 
@@ -23,13 +28,43 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
 STEPS, EVERY = 4, 2
 ROLLOUT = "actor_rollout_ref.rollout"
 RESPONSE_LENGTH = 8
-SCRIPT = SCRIPTS / "run_tiny_vllm_cpu.sh"
+REASON = "the device is on fire"
+WORKERS = "trainer.n_gpus_per_node=2"
+TENSOR_PARALLEL = f"{ROLLOUT}.tensor_model_parallel_size=2"
+LORA = (
+    "actor_rollout_ref.model.lora_rank=8",
+    "actor_rollout_ref.model.lora_alpha=16",
+    "actor_rollout_ref.model.target_modules=all-linear",
+    # An adapter starts at zero: its first steps change less.
+    "actor_rollout_ref.actor.optim.lr=5e-2",
+)
+ASYNC = (f"{ROLLOUT}.mode=async", "data.return_raw_chat=true")
+ONE_LOOP = f"{ROLLOUT}.agent.num_workers=1"
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run trains and how it ends: by a signal, or as a worker fails in a method (see `failing_engine`)."""
+
+    overrides: tuple[str, ...]
+    ends_by: signal.Signals | str
+
+
+RUNS = {
+    "tensor parallel": Run((WORKERS, TENSOR_PARALLEL), ends_by="generate_sequences:raise"),
+    "lora": Run((*LORA, f"{ROLLOUT}.load_format=safetensors"), ends_by=signal.SIGTERM),
+    "async two servers": Run((*ASYNC, WORKERS, "exploration.rollout_is_cap=2"), ends_by=signal.SIGTERM),
+    "async tensor parallel, lora, remax": Run(
+        (*ASYNC, WORKERS, TENSOR_PARALLEL, *LORA, ONE_LOOP, "algorithm.adv_estimator=remax"),
+        ends_by="execute_model:raise",
+    ),
+}
 
 
 def overrides(folder: Path) -> tuple[str, ...]:
-    """Four steps that move the weights far, each second of them validated greedily and saved; all rollouts dumped."""
+    """Steps that move the weights far, each second of them validated greedily and saved; all rollouts dumped."""
     return (
-        f"trainer.total_training_steps={STEPS}",
+        "trainer.total_training_steps=1000",
         f"trainer.save_freq={EVERY}",
         f"trainer.test_freq={EVERY}",
         "trainer.val_before_train=true",
@@ -46,59 +81,65 @@ def overrides(folder: Path) -> tuple[str, ...]:
     )
 
 
-WORKERS = "trainer.n_gpus_per_node=2"
-LORA = (
-    "actor_rollout_ref.model.lora_rank=8",
-    "actor_rollout_ref.model.lora_alpha=16",
-    "actor_rollout_ref.model.target_modules=all-linear",
-)
-ASYNC = (f"{ROLLOUT}.mode=async", "data.return_raw_chat=true")
-RUNS = {
-    "two engines": (WORKERS,),
-    "tensor parallel": (WORKERS, f"{ROLLOUT}.tensor_model_parallel_size=2"),
-    "lora": (*LORA, f"{ROLLOUT}.load_format=safetensors"),
-    "async two servers": (*ASYNC, WORKERS, "exploration.rollout_is_cap=2"),
-    "async tensor parallel": (
-        *ASYNC,
-        WORKERS,
-        f"{ROLLOUT}.tensor_model_parallel_size=2",
-        f"{ROLLOUT}.agent.num_workers=2",
-    ),
-    "async lora": (*ASYNC, *LORA, f"{ROLLOUT}.agent.num_workers=1"),
-}
+@pytest.fixture
+def start(start_run: Callable[..., WatchedTraining], tmp_path: Path) -> Callable[..., WatchedTraining]:
+    """Start a run that can be ended by ``ends_by``."""
+
+    def start_one(ends_by: signal.Signals | str, *settings: str, **arguments: str | Path) -> WatchedTraining:
+        run = tmp_path / "run"
+        if isinstance(ends_by, str):
+            settings = (*settings, "actor_rollout_ref.model.external_lib=failing_engine")
+            failure = {"ENGINE_FAILURE": ends_by, "ENGINE_FAILURE_FILE": f"{run}/fail", "ENGINE_FAILURE_REASON": REASON}
+            arguments = {**arguments, **failure}
+        return start_run(run, *overrides(run), *settings, **arguments)
+
+    return start_one
 
 
-@pytest.fixture(scope="module", params=RUNS)
-def finished_run(request, train, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    return train(folder, *overrides(folder), *RUNS[request.param])
+def end(training: WatchedTraining, ends_by: signal.Signals | str, after: int = STEPS) -> None:
+    """End a run after some steps; fail if it does not say why, or if one of its processes is left."""
+    training.wait_until(lambda: steps_of(training.run_folder) >= after, f"step {after}")
+    assert len(training.family.alive()) > 4
+    if isinstance(ends_by, signal.Signals):
+        training.process.send_signal(ends_by)
+        training.assert_it_ends_and_nothing_is_left()
+        return
+    (training.run_folder / "fail").touch()
+    training.assert_it_ends_and_nothing_is_left()
+    assert training.process.returncode not in (0, None)
+    (training.run_folder / "fail").unlink()
+    assert_the_cause_is_named(training.log, ends_by)
 
 
-def steps_of(run: Path) -> int:
-    """Training steps that the run has logged."""
-    records = read_metrics(run) if (run / "metrics.jsonl").exists() else []
-    return sum("training/global_step" in record for record in records)
+def assert_the_cause_is_named(log: str, failure: str) -> None:
+    method, how = failure.split(":")
+    cause = REASON if how == "raise" else "worker 0"
+    if method == "generate_sequences":
+        assert cause in log
+    else:
+        assert "asynchronous rollout engine failed" in log and cause in log[log.rindex("RolloutEngineError") :]
 
 
 def assert_budgets_hold(run: Path) -> None:
-    by_step = history_of(run).groupby("step")["budget"]
+    history = history_of(run)
+    by_step = history[history["step"] <= STEPS].groupby("step")["budget"]
     assert by_step.sum().tolist() == [TOTAL_BUDGET] * STEPS
     assert by_step.count().tolist() == [M] * STEPS
 
 
 def assert_rollouts_belong_to_their_prompts(run: Path, task: Path) -> None:
-    rollouts = dumped_rollouts(run / "rollouts")
+    rollouts, history = dumped_rollouts(run / "rollouts", STEPS), history_of(run)
     assert len(rollouts) == STEPS * TOTAL_BUDGET
-    assert_identities_agree(rollouts, history_of(run), pd.read_parquet(task / "train.parquet"))
+    assert_identities_agree(rollouts, history[history["step"] <= STEPS], pd.read_parquet(task / "train.parquet"))
 
 
 def assert_engine_and_actor_agree(run: Path) -> None:
-    steps = [record for record in read_metrics(run) if "training/rollout_probs_diff_max" in record]
-    assert len(steps) == STEPS
-    assert max(step["training/rollout_probs_diff_max"] for step in steps) < 1e-4
-    assert all(step["actor/grad_norm"] > 0 for step in steps)
+    steps = {record["step"]: record for record in read_metrics(run) if "training/rollout_probs_diff_max" in record}
+    first = [steps[number] for number in range(1, STEPS + 1)]
+    assert max(step["training/rollout_probs_diff_max"] for step in first) < 1e-4
+    assert all(step["actor/grad_norm"] > 0 for step in first)
     # Equal log-probs are importance ratios of 1, where a run caps them.
-    assert all(step.get("training/rollout_is_weight_mean", 1.0) == pytest.approx(1.0, abs=1e-4) for step in steps)
+    assert all(step.get("training/rollout_is_weight_mean", 1.0) == pytest.approx(1.0, abs=1e-4) for step in first)
 
 
 def assert_validation_has_the_weights_of_its_step(run: Path, task: Path) -> None:
@@ -117,30 +158,35 @@ def check(run: Path, task: Path) -> None:
     assert_rollouts_belong_to_their_prompts(run, task)
     assert_engine_and_actor_agree(run)
     assert_validation_has_the_weights_of_its_step(run, task)
+    assert "[Gloo]" not in (run / "train.log").read_text()
 
 
-def test_a_run_holds_its_budgets_rows_log_probs_and_weights(finished_run, copying_task):
-    check(finished_run, copying_task)
-    assert "[Gloo]" not in (finished_run / "train.log").read_text()
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_holds_its_budgets_rows_log_probs_and_weights_and_leaves_no_process(start, copying_task, name):
+    training = start(RUNS[name].ends_by, *RUNS[name].overrides)
+    end(training, RUNS[name].ends_by)
+    check(training.run_folder, copying_task)
 
 
-def test_an_asynchronous_run_that_was_killed_goes_on_from_its_checkpoint(copying_task, train, tmp_path):
-    run = tmp_path / "killed"
-    settings = (*overrides(run), *ASYNC, f"{ROLLOUT}.agent.num_workers=1")
-    killed = TrainingProcess(SCRIPT, copying_task, run, settings)
-    killed.wait_until(lambda: steps_of(run) > EVERY, "step after the checkpoint")
-    killed.kill()
-    assert (run / f"global_step_{EVERY}").exists() and not (run / f"global_step_{STEPS}").exists()
-    train(run, *settings)
+def test_an_asynchronous_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_budgets(start, copying_task):
+    ends_by = "execute_model:kill"
+    killed = start(ends_by, *ASYNC, ONE_LOOP)
+    run = killed.run_folder
+    end(killed, signal.SIGKILL, after=EVERY + 1)
+    before = dumped_budgets(run, EVERY + 1)
+    go_back_to(run, EVERY)
+    resumed = start(ends_by, *ASYNC, ONE_LOOP)
+    end(resumed, ends_by)
     check(run, copying_task)
+    pd.testing.assert_series_equal(before, dumped_budgets(run, EVERY + 1))
 
 
-def test_a_script_for_gpus_shrunk_to_the_tiny_model(copying_task, tmp_path, monkeypatch):
-    run = tmp_path / "script"
+def dumped_budgets(run: Path, steps: int) -> pd.Series:
+    return dumped_rollouts(run / "rollouts", steps).groupby(["step", "prompt_id"]).size()
+
+
+def test_a_script_for_gpus_shrunk_to_the_tiny_model(start, copying_task, tmp_path):
     homes = {"RAY_DATA_HOME": tmp_path / "data", "RAY_MODEL_HOME": tmp_path / "models", "RAY_SAVE_HOME": tmp_path}
-    for variable, folder in homes.items():
-        monkeypatch.setenv(variable, str(folder))
-    monkeypatch.setenv("NGPUS_PER_NODE", "2")
     for source, target in (
         (copying_task / "train.parquet", homes["RAY_DATA_HOME"] / "dapo_math_17k" / "train.parquet"),
         (copying_task / "test.parquet", homes["RAY_DATA_HOME"] / "math_evaluation" / "validation.parquet"),
@@ -148,10 +194,13 @@ def test_a_script_for_gpus_shrunk_to_the_tiny_model(copying_task, tmp_path, monk
     ):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source)
-    shrunk = (
+    training = start(
+        signal.SIGINT,
         "trainer.device=cpu",
-        f"trainer.default_local_dir={run}",
+        f"trainer.default_local_dir={tmp_path}/run",
         "trainer.logger=[]",
+        f"custom_reward_function.path={ROOT}/recipe/knapsack/tiny/tiny_task.py",
+        "custom_reward_function.name=compute_score",
         "data.max_prompt_length=8",
         f"data.max_response_length={RESPONSE_LENGTH}",
         "data.filter_overlong_prompts_workers=1",
@@ -160,7 +209,9 @@ def test_a_script_for_gpus_shrunk_to_the_tiny_model(copying_task, tmp_path, monk
         f"{ROLLOUT}.dtype=float32",
         f"{ROLLOUT}.enforce_eager=true",
         f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=64",
+        script=SCRIPTS / "run_knapsack_grpo_7b.sh",
+        NGPUS_PER_NODE="2",
+        **{variable: str(folder) for variable, folder in homes.items()},
     )
-    training = TrainingProcess(SCRIPTS / "run_knapsack_grpo_7b.sh", copying_task, run, (*shrunk, *overrides(run)))
-    assert training.finish() == 0, training.log[-5000:]
-    check(run, copying_task)
+    end(training, signal.SIGINT)
+    check(training.run_folder, copying_task)

@@ -14,6 +14,9 @@ import torch
 from recipe.knapsack.tiny.tiny_task import END_OF_SEQUENCE, VOCABULARY, make_tokenizer
 from verl import DataProto
 
+# They share two engines.
+pytestmark = pytest.mark.xdist_group("vllm_rollout")
+
 LONG, SHORT = 300, 5
 PADDED_LENGTH = 320
 EOS = VOCABULARY.index(END_OF_SEQUENCE)
@@ -151,17 +154,14 @@ def test_an_engine_that_keeps_its_prefix_cache_is_an_error(worker):
 
 
 @pytest.mark.needs_gpu_pins
-def test_the_scheduler_of_an_asynchronous_engine_does_not_keep_its_prefix_cache_in_silence(worker):
+def test_the_scheduler_of_an_asynchronous_engine_does_not_keep_its_prefix_cache_in_silence(worker, monkeypatch):
     from verl.workers.rollout.vllm_rollout.engine_core import StrictScheduler
 
     scheduler = worker.rollout.inference_engine.llm_engine.engine_core.engine_core.scheduler
-    with patch.object(scheduler, "__class__", StrictScheduler):
-        with (
-            unfinished_request(worker),
-            pytest.raises(RuntimeError, match=r"prefix cache .*\(1 requests still running"),
-        ):
-            scheduler.reset_prefix_cache()
-        assert scheduler.reset_prefix_cache()
+    monkeypatch.setattr(scheduler, "__class__", StrictScheduler)
+    with unfinished_request(worker), pytest.raises(RuntimeError, match=r"prefix cache .*\(1 requests still running"):
+        scheduler.reset_prefix_cache()
+    assert scheduler.reset_prefix_cache()
 
 
 def test_log_probs_are_those_of_the_distribution_sampled_from(worker):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from stand_in_workers import TOTAL_BUDGET, WRONG_ANSWER, M, half_of_the_copies, rows_of
+from stand_in_workers import TOTAL_BUDGET, WRONG_ANSWER, M, by_family, half_of_the_copies, rows_of
 
 from knapsack_rl import knapsack_allocate, prompt_id
 from knapsack_rl.history import read_history
@@ -283,3 +283,23 @@ def test_a_data_set_hears_of_every_step_that_another_follows(run_steps, tmp_path
     dataset.write_text(f"LOG = {str(log)!r}\n{DATASET}")
     run_steps(4, f"data.custom_cls.path={dataset}", "data.custom_cls.name=Watching")
     assert log.read_text().splitlines() == [f"{TOTAL_BUDGET} True"] * 3
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        # More agent loop workers than prompts.
+        (
+            "actor_rollout_ref.rollout.mode=async",
+            "actor_rollout_ref.rollout.agent.num_workers=32",
+            "data.return_raw_chat=true",
+        ),
+    ],
+    ids=["sync", "async"],
+)
+def test_the_baseline_of_a_row_is_what_its_prompts_greedy_response_earns(run_steps, overrides):
+    workers, _ = run_steps(2, "algorithm.adv_estimator=remax", *overrides)
+    for batch in workers.updates:
+        earned = [float(by_family(prompt, 0)) for prompt in rows_of(batch)["prompt"]]
+        assert batch.batch["reward_baselines"].tolist() == earned and len(set(earned)) == 2

@@ -11,3 +11,16 @@ attention, which is plain PyTorch here (:mod:`.attention`), and sleeping, which 
 def find_platform() -> str:
     """Return the qualified name of the platform's class, as vLLM's entry point asks for it."""
     return "vllm_on_cpu.platform.PlainTorchPlatform"
+
+
+def inspect_models_in_this_process() -> None:
+    """Let vLLM look at a model's class where it is asked to, as its other entry point.
+
+    It starts a process for that, so that CUDA is not initialized in this one, which takes every engine 8 seconds.
+    """
+    from vllm.model_executor.models import registry
+
+    def inspect_model_cls(model: registry._LazyRegisteredModel) -> registry._ModelInfo:
+        return registry._ModelInfo.from_model_cls(model.load_model_cls())
+
+    registry._LazyRegisteredModel.inspect_model_cls = inspect_model_cls

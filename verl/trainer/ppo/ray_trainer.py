@@ -228,8 +228,11 @@ class RayPPOTrainer(TrainingRun, upstream.RayPPOTrainer):
         with marked_timer("gen_max", step.timing, color="purple"):
             greedy = gen_batch.select_idxs(np.arange(len(gen_batch)))
             greedy.meta_info = {**gen_batch.meta_info, "do_sample": False}
-            greedy, padding = pad_dataproto_to_divisor(greedy, self.actor_rollout_wg.world_size)
-            greedy = unpad_dataproto(self.actor_rollout_wg.generate_sequences(greedy), pad_size=padding)
+            engine, parts = self.actor_rollout_wg, self.actor_rollout_wg.world_size
+            if self.async_rollout_mode:
+                engine, parts = self.async_rollout_manager, self._rollout_engines()
+            greedy, padding = pad_dataproto_to_divisor(greedy, parts)
+            greedy = unpad_dataproto(engine.generate_sequences(greedy), pad_size=padding)
             for measured in ("timing", "worker_seconds"):
                 greedy.meta_info.pop(measured, None)
             answered = batch.select_idxs(np.arange(len(batch)))

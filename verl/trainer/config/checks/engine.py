@@ -46,11 +46,6 @@ def _check_async(config: DictConfig) -> None:
             f"{_ROLLOUT}.mode=async with {_ROLLOUT}.free_cache_engine=false never gives the engine new weights (verl "
             "0.5.0 does so only when it wakes the engine): set free_cache_engine=true, or mode=sync."
         )
-    if config.algorithm.adv_estimator == "remax":
-        raise ConfigError(
-            f"{_ROLLOUT}.mode=async does not run with algorithm.adv_estimator=remax: verl's agent loop has no greedy "
-            "responses. Set mode=sync."
-        )
     if config.exploration.rollout_is_cap is not None and (
         rollout.name != "vllm" or rollout.agent.custom_async_server.path
     ):
