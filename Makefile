@@ -15,6 +15,7 @@ VLLM_VENV := .venv-vllm
 PINS_VENV := .venv-pins
 VERL09_VENV := .venv-verl09
 PINS_TESTS := tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py tests/utils/test_newer_versions_on_cpu.py
+PINS_MARKS ?=
 VERL09_MARKS ?=
 RUNS ?= runs
 SEEDS ?= 4
@@ -54,7 +55,7 @@ $(PINS_VENV)/.complete: requirements/vllm.txt requirements/constraints-vllm.txt 
 
 # Two trainings at a time, each of whose processes sees no GPU and computes with one thread.
 test-pins: $(PINS_VENV)/.complete
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup --durations=30 $(PINS_TESTS)
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 $(PINS_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadgroup --durations=30 -m "$(PINS_MARKS)" $(PINS_TESTS)
 
 $(VERL09_VENV)/.complete: requirements/verl09-cpu.txt
 	bash .ci/make_verl09_environment.sh $(VERL09_VENV)

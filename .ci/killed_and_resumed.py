@@ -1,4 +1,4 @@
-"""Knapsack-GRPO on the tiny task for 40 steps, killed with SIGKILL on the way and resumed; checks what came out."""
+"""Knapsack-GRPO on the tiny task for 24 steps, killed with SIGKILL on the way and resumed; checks what came out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from knapsack_rl.metrics_file import read_metrics  # noqa: E402
 
 RUNS = ROOT / "runs" / "ci"
 RUN = RUNS / "knapsack"
-STEPS, KILLED_AFTER, M, TOTAL_BUDGET, STEPS_PER_EPOCH = 40, 24, 128, 1024, 8
+STEPS, KILLED_AFTER, M, TOTAL_BUDGET, STEPS_PER_EPOCH = 24, 13, 128, 1024, 8
 ACCURACY = "val-core/knapsack_tiny_task/acc/mean@4"
 TIME_LIMIT_SECONDS = 600
 
@@ -32,7 +32,7 @@ def start() -> subprocess.Popen:
         "RUN_FOLDER": str(RUN),
     }
     script = ROOT / "examples" / "knapsack_trainer" / "run_tiny_cpu.sh"
-    overrides = (f"trainer.total_training_steps={STEPS}", "trainer.save_freq=10", "trainer.test_freq=20")
+    overrides = (f"trainer.total_training_steps={STEPS}", "trainer.save_freq=10", "trainer.test_freq=24")
     return subprocess.Popen(["bash", script, *overrides], env=environment, start_new_session=True)
 
 

@@ -15,7 +15,12 @@ from pathlib import Path
 import pytest
 from training_process import SCRIPTS
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins, pytest.mark.xdist_group("check_gpu")]
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.slow,
+    pytest.mark.needs_gpu_pins,
+    pytest.mark.xdist_group("check_gpu"),
+]
 
 SECONDS = 900
 # A C++ compiler for the actor's entropy would take a minute.

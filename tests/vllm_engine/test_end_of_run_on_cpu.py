@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_training_as_on_gpus_on_cpu import ASYNC, ONE_LOOP, REASON, ROLLOUT, assert_the_cause_is_named
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.needs_gpu_pins]
 
 
 def test_a_worker_of_an_asynchronous_engine_that_cannot_load_its_model_ends_the_run_with_its_cause(start_run, tmp_path):

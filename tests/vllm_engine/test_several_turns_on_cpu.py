@@ -12,7 +12,12 @@ from test_training_as_on_gpus_on_cpu import ASYNC, ONE_LOOP, ROLLOUT
 
 from knapsack_rl.metrics_file import read_metrics
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins, pytest.mark.xdist_group("several_turns")]
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.slow,
+    pytest.mark.needs_gpu_pins,
+    pytest.mark.xdist_group("several_turns"),
+]
 
 STEPS, FIRST_UNEVEN = 5, 3
 

@@ -23,7 +23,7 @@ from training_process import ROOT, SCRIPTS
 
 from knapsack_rl.metrics_file import read_metrics
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.needs_gpu_pins]
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.needs_gpu_pins]
 
 STEPS, EVERY = 4, 2
 ROLLOUT = "actor_rollout_ref.rollout"
