@@ -200,7 +200,7 @@ COMMANDS = {
             "",
             " --tune --worlds 0 1",
             " --rollouts 4 --methods paper recommended",
-            " --task lengths",
+            " --task lengths --worlds 20 21 22 23",
             " --task reasoning_gym",
         )
     },
@@ -349,7 +349,7 @@ TARGETS = {
     "tests/utils/test_newer_versions_on_cpu.py",
     "test-verl09": '.venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 -m "" tests/verl09',
     "test-pins": "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-pins/bin/python -m pytest --numprocesses=2 "
-    "--dist=loadgroup --durations=30 tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py "
+    '--dist=loadgroup --durations=30 -m "" tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py '
     "tests/utils/test_newer_versions_on_cpu.py",
 }
 SHORT_FORMS_TEXT = " ".join([*SHORT_FORMS, *TARGETS, "install"])
