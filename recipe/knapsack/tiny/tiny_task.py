@@ -197,10 +197,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_model_config() -> Qwen2Config:
-    """Config of the model: about 130 thousand parameters, fp32, heads as wide as inference engines need (32)."""
+def make_model_config(vocabulary_size: int = len(VOCABULARY)) -> Qwen2Config:
+    """Config of the model: about 130 thousand parameters, fp32, heads as wide as inference engines need (32).
+
+    Token 0 of the vocabulary ends a sequence and pads.
+    """
     return Qwen2Config(
-        vocab_size=len(VOCABULARY),
+        vocab_size=vocabulary_size,
         hidden_size=64,
         num_hidden_layers=3,
         num_attention_heads=2,

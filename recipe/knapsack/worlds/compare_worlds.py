@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from knapsack_rl import ExplorationConfig
@@ -72,6 +73,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.output = options.output or Path("runs") / task.folder
     options.steps = task.steps if options.steps is None else options.steps
     options.methods = dict.fromkeys([BASELINE, *(options.methods or task.methods)])
+    if options.task == "reasoning_gym" and not options.show and find_spec("reasoning_gym") is None:
+        parser.error("--task reasoning_gym needs pip install -r requirements/reasoning_gym.txt")
     for name in ("steps", "parallel"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}: expected at least 1")

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config
+from transformers import PreTrainedTokenizerFast
 
-from recipe.knapsack.tiny.tiny_task import END_OF_SEQUENCE, TEST_SIZE, TRAIN_SIZE, Example
+from recipe.knapsack.tiny.tiny_task import END_OF_SEQUENCE, TEST_SIZE, TRAIN_SIZE, Example, make_model_config
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, pretrain
 
 __all__ = ["GYM_RESPONSE_LENGTH", "make_gym_warm_start", "score_of_gym"]
@@ -82,7 +82,11 @@ def make_gym_warm_start(folder: Path, seed: int) -> None:
         return [corpus[index] for index in rng.choice(len(corpus), size=count, p=chances)]
 
     model = pretrain(
-        _model_config(len(tokenizer)), tokenizer, draw, WarmStartSettings(seed=seed, steps=_STEPS), show_progress=False
+        make_model_config(len(tokenizer)),
+        tokenizer,
+        draw,
+        WarmStartSettings(seed=seed, steps=_STEPS),
+        show_progress=False,
     )
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -153,25 +157,6 @@ def _chances(data_sources: pd.Series) -> np.ndarray:
     shares = data_sources.map({f"reasoning_gym/{name}": share for name, share in _CORPUS_SHARES.items()})
     chances = (shares / data_sources.map(data_sources.value_counts())).to_numpy()
     return chances / chances.sum()
-
-
-def _model_config(vocabulary_size: int) -> Qwen2Config:
-    """About 180 thousand parameters, of the tiny task's shape."""
-    return Qwen2Config(
-        vocab_size=vocabulary_size,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=0,
-        torch_dtype="float32",
-        architectures=["Qwen2ForCausalLM"],
-    )
 
 
 @cache

@@ -134,6 +134,15 @@ def test_what_makes_no_sense_is_refused(options, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_task_whose_data_cannot_be_made_is_refused_and_can_be_shown(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(compare_worlds, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        compare_worlds.main(["--task", "reasoning_gym", "--output", str(tmp_path)])
+    assert "pip install -r requirements/reasoning_gym.txt" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="no finished training"):
+        compare_worlds.main(["--task", "reasoning_gym", "--output", str(tmp_path), "--show"])
+
+
 def test_nothing_finished_is_said(tmp_path):
     with pytest.raises(SystemExit, match="no finished training"):
         compare_worlds.main(["--output", str(tmp_path), "--show"])
