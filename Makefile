@@ -60,8 +60,9 @@ test-pins: $(PINS_VENV)/.complete
 $(VERL09_VENV)/.complete: requirements/verl09-cpu.txt
 	bash .ci/make_verl09_environment.sh $(VERL09_VENV)
 
+# The trainings follow each other beside the other tests.
 test-verl09: $(VERL09_VENV)/.complete
-	$(VERL09_VENV)/bin/python -m pytest --numprocesses=0 --durations=15 -m "$(VERL09_MARKS)" tests/verl09
+	$(VERL09_VENV)/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 -m "$(VERL09_MARKS)" tests/verl09
 
 compare: $(ENVIRONMENT)
 	$(PYTHON) -m recipe.knapsack.compare --output $(RUNS)/compare --seeds $(SEEDS) --steps $(STEPS)

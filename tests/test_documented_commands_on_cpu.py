@@ -347,7 +347,8 @@ TARGETS = {
     "lint": "python -m ruff format --check .",
     "test-vllm": ".venv-vllm/bin/python -m pytest --numprocesses=0 tests/vllm_engine "
     "tests/utils/test_newer_versions_on_cpu.py",
-    "test-verl09": '.venv-verl09/bin/python -m pytest --numprocesses=0 --durations=15 -m "" tests/verl09',
+    "test-verl09": ".venv-verl09/bin/python -m pytest --numprocesses=2 --dist=loadfile --durations=15 "
+    '-m "" tests/verl09',
     "test-pins": "CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 .venv-pins/bin/python -m pytest --numprocesses=2 "
     '--dist=loadgroup --durations=30 -m "" tests/vllm_engine tests/experimental tests/utils/test_gloo_on_cpu.py '
     "tests/utils/test_newer_versions_on_cpu.py",
