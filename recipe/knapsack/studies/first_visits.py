@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,19 @@ def labels_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, str | Non
         OSError: the file cannot be read.
         ValueError: it lacks a column that is needed.
     """
+    ids, data = _read(file, similar_by)
+    return dict(zip(ids, _labels(similar_by, data), strict=True))
+
+
+def columns_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
+    """The values of each column apart, by prompt id; errors as those of `labels_of_data`."""
+    ids, data = _read(file, similar_by)
+    by_column = [_labels([column], data) for column in similar_by]
+    return dict(zip(ids, zip(*by_column, strict=True), strict=True))
+
+
+def _read(file: Path, similar_by: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Ids of the prompts, and the columns of the data."""
     try:
         names = pyarrow.parquet.read_schema(file).names
     except pyarrow.ArrowException as error:
@@ -35,16 +49,14 @@ def labels_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, str | Non
         raise ValueError(f"{file} has no column {', '.join(sorted(missing))}: expected data that verl trains on")
     check_similar_columns(similar_by, [file], "prompt")
     data = pyarrow.parquet.read_table(file).to_pydict()
+    ids = [prompt_id(source, messages) for source, messages in zip(data["data_source"], data["prompt"], strict=True)]
+    return ids, data
+
+
+def _labels(similar_by: Sequence[str], data: dict[str, list[Any]]) -> Sequence[str | None]:
     labels = labels_of_batch(similar_by, data)
     assert labels is not None
-    ids = [prompt_id(source, messages) for source, messages in zip(data["data_source"], data["prompt"], strict=True)]
-    return dict(zip(ids, labels, strict=True))
-
-
-def columns_of_data(file: Path, similar_by: Sequence[str]) -> dict[str, tuple[str | None, ...]]:
-    """The values of each column apart, by prompt id; errors as those of `labels_of_data`."""
-    by_column = [labels_of_data(file, [column]) for column in similar_by]
-    return {identity: tuple(labels[identity] for labels in by_column) for identity in by_column[0]}
+    return labels
 
 
 def regress_first_visits(history: pd.DataFrame, columns_of: Mapping[str, tuple[str | None, ...]]) -> np.ndarray:
@@ -58,25 +70,22 @@ def regress_first_visits(history: pd.DataFrame, columns_of: Mapping[str, tuple[s
     """
     values = sorted({(column, value) for row in columns_of.values() for column, value in enumerate(row) if value})
     place = {value: index for index, value in enumerate(values)}
-
-    def features(ids: Sequence[str]) -> np.ndarray:
-        matrix = np.zeros((len(ids), len(place)))
-        for row, identity in enumerate(ids):
-            for column, value in enumerate(columns_of[identity]):
-                if value:
-                    matrix[row, place[column, value]] = 1.0
-        return matrix
+    row_of = {identity: row for row, identity in enumerate(columns_of)}
+    features = np.zeros((len(columns_of), len(place)))
+    for row, columns in enumerate(columns_of.values()):
+        features[row, [place[column, value] for column, value in enumerate(columns) if value]] = 1.0
 
     counts: dict[str, tuple[int, int]] = {}
     predicted = []
     for _, visits in history.groupby("step"):
         fresh = [identity for identity in visits["prompt_id"] if identity not in counts]
         if counts and fresh:
-            known, rates = features([*counts]), np.array([right / total for right, total in counts.values()])
+            known = features[[row_of[identity] for identity in counts]]
+            rates = np.array([right / total for right, total in counts.values()])
             mean = rates.mean()
             normal = known.T @ known + _RIDGE * np.eye(len(place))
             weights = np.linalg.solve(normal, known.T @ (rates - mean))
-            predicted.append(np.clip(mean + features(fresh) @ weights, 0.0, 1.0))
+            predicted.append(np.clip(mean + features[[row_of[identity] for identity in fresh]] @ weights, 0.0, 1.0))
         for visit in visits.itertuples():
             right, total = counts.get(visit.prompt_id, (0, 0))
             counts[visit.prompt_id] = right + visit.successes, total + visit.budget

@@ -63,9 +63,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--worlds", type=int, nargs="+", help="seeds of worlds (default: from 20 on; --tune: 0 to 3)")
     parser.add_argument("--methods", nargs="+", choices=[*METHODS], help="beside GRPO (default: those of the table)")
     parser.add_argument("--rollouts", type=int, default=8, help="N, of a prompt on average (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, help="of GRPO, whose rollouts all get (default: 240; lengths: 120; reasoning_gym: 60)"
-    )
+    steps = ", ".join(f"{name} {task.steps}" for name, task in TASKS.items())
+    parser.add_argument("--steps", type=int, help=f"of GRPO, whose rollouts all get (default: {steps})")
     parser.add_argument("--parallel", type=int, default=os.cpu_count() or 1, help="trainings at a time")
     parser.add_argument("--show", action="store_true", help="show what is finished, run nothing")
     options = parser.parse_args(arguments)

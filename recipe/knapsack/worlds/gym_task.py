@@ -66,9 +66,9 @@ def make_gym_warm_start(folder: Path, seed: int) -> None:
     Raises:
         subprocess.CalledProcessError: reasoning-gym is not installed; the adapter says how on standard error.
     """
-    settings = {"seed": seed, "steps": _STEPS, "corpus": dict(_CORPUS_SHARES), "data": _SETTINGS}
+    settings = {"seed": seed, "steps": _STEPS, "corpus": dict(_CORPUS_SHARES), "data": list(_SETTINGS)}
     finished = folder / _FINISHED
-    if finished.exists() and json.loads(finished.read_text()) == json.loads(json.dumps(settings)):
+    if finished.exists() and json.loads(finished.read_text()) == settings:
         return
     finished.unlink(missing_ok=True)
     _write_rows(folder, seed, TRAIN_SIZE, TEST_SIZE)

@@ -8,10 +8,9 @@ update leaves out rollouts without a gradient, which verl computes: seconds flat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,13 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, Plan, prompt_id
 from knapsack_rl.outcomes import choose_rows
-from recipe.knapsack.worlds.tasks import Task
+from recipe.knapsack.worlds.tasks import ComputeScore, Task
 from verl.trainer.ppo.advantages import clip_advantages, weigh_prompts, without_single_rollouts
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.workers.rollout.decoding import Decoder
 from verl.workers.rollout.sampling import SamplingParams, TokenSampler, make_generator
-
-ComputeScore = Callable[[str, str, str, dict[str, Any]], Mapping[str, Any]]
 
 __all__ = ["PROMPTS_PER_STEP", "PlainTraining", "Settings", "Validation"]
 

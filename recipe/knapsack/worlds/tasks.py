@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,9 @@ from recipe.knapsack.tiny.tiny_task import compute_score, max_response_length
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
 from recipe.knapsack.worlds.gym_task import GYM_RESPONSE_LENGTH, make_gym_warm_start, score_of_gym
 
-__all__ = ["TASKS", "Task"]
+__all__ = ["TASKS", "ComputeScore", "Task"]
+
+ComputeScore = Callable[[str, str, str, dict[str, Any]], Mapping[str, Any]]
 
 MOST_COPIES = 3
 """Of an answer, in the task whose lengths differ: its longest responses are about three times its shortest."""
@@ -36,7 +39,7 @@ class Task:
 
     folder: str
     prepare: Callable[[Path, int], object]
-    compute_score: Callable[[str, str, str, dict[str, Any]], Mapping[str, Any]]
+    compute_score: ComputeScore
     response_length: int
     steps: int
     final_worlds: range
@@ -44,19 +47,15 @@ class Task:
     learning_rates: Mapping[str, float] = field(default_factory=dict)
 
 
-def _prepare_tiny(folder: Path, seed: int) -> object:
-    return make_warm_start(folder, WarmStartSettings(seed=seed), show_progress=False)
-
-
-def _prepare_lengths(folder: Path, seed: int) -> object:
-    return make_warm_start(folder, WarmStartSettings(seed=seed, most_copies=MOST_COPIES), show_progress=False)
+def _prepare(folder: Path, seed: int, most_copies: int = 1) -> object:
+    return make_warm_start(folder, WarmStartSettings(seed=seed, most_copies=most_copies), show_progress=False)
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "tiny": Task(
             folder="worlds",
-            prepare=_prepare_tiny,
+            prepare=_prepare,
             compute_score=compute_score,
             response_length=max_response_length() + 1,
             steps=240,
@@ -65,7 +64,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         ),
         "lengths": Task(
             folder="worlds_lengths",
-            prepare=_prepare_lengths,
+            prepare=partial(_prepare, most_copies=MOST_COPIES),
             compute_score=compute_score,
             response_length=max_response_length(MOST_COPIES) + 1,
             steps=120,
