@@ -20,6 +20,7 @@ __all__ = [
     "WANDB_RUN_FILE",
     "read_json",
     "sync_folder",
+    "wandb_run_to_continue",
     "write_atomically",
 ]
 
@@ -88,3 +89,13 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def wandb_run_to_continue(run_file: Path) -> dict[str, str]:
+    """wandb's environment variables that have it continue the run whose id is kept in a file.
+
+    Empty where there is no such file, and where the environment names a run itself.
+    """
+    if "WANDB_RUN_ID" in os.environ or not run_file.exists():
+        return {}
+    return {"WANDB_RUN_ID": run_file.read_text(encoding="utf-8").strip(), "WANDB_RESUME": "allow"}

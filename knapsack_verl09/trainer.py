@@ -182,10 +182,8 @@ class KnapsackTrainer(PPOTrainer):
     def _log_charts(self, step: int) -> None:
         every = self.explorer.config.log_histogram_every
         if every > 0 and self.explored and (step % every == 0 or step == self.total_training_steps):
-            success_rates, budgets = (
-                np.concatenate([getattr(plan, name) for plan, _ in self.explored])
-                for name in ("success_rates", "budgets")
-            )
+            success_rates = np.concatenate([plan.success_rates for plan, _ in self.explored])
+            budgets = np.concatenate([plan.budgets for plan, _ in self.explored])
             log_charts(self.logger.logger, success_rates, budgets, step)
 
     def _validate(self) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from knapsack_rl.run_folder import WANDB_RUN_FILE, write_atomically
+from knapsack_rl.run_folder import WANDB_RUN_FILE, wandb_run_to_continue, write_atomically
 
 __all__ = ["name_wandb_run"]
 
@@ -22,9 +22,9 @@ def name_wandb_run(folder: Path, continues: bool) -> None:
     if "WANDB_RUN_ID" in os.environ:
         return
     file = folder / WANDB_RUN_FILE
-    if continues and file.exists():
-        os.environ["WANDB_RUN_ID"] = file.read_text(encoding="utf-8").strip()
-        os.environ["WANDB_RESUME"] = "allow"
+    known = wandb_run_to_continue(file) if continues else {}
+    if known:
+        os.environ.update(known)
         return
     import wandb
 

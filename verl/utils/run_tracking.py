@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from knapsack_rl.logger_charts import log_charts
-from knapsack_rl.run_folder import write_atomically
+from knapsack_rl.run_folder import wandb_run_to_continue, write_atomically
 from verl.utils.tracking import Tracking
 
 __all__ = ["RunTracking"]
@@ -127,10 +127,7 @@ def _finish_backend(name: str, backend: Any, exit_code: int) -> None:
 @contextmanager
 def _continued_wandb_run(run_file: Path | None) -> Iterator[None]:
     """Have wandb go on with the run that ``run_file`` names, unless the environment names one."""
-    if run_file is None or not run_file.exists() or "WANDB_RUN_ID" in os.environ:
-        yield
-        return
-    added = {"WANDB_RUN_ID": run_file.read_text(encoding="utf-8").strip(), "WANDB_RESUME": "allow"}
+    added = {} if run_file is None else wandb_run_to_continue(run_file)
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     try:
