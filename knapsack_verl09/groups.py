@@ -86,7 +86,7 @@ class Groups:
                 self._planned.pop(uid, None)
 
     def learn(self, step: int) -> list[tuple[Plan, Outcomes]]:
-        """Have the explorer observe what came back, and return it by the epochs of the plans.
+        """Have the explorer observe what came back, and return it by the epochs of the plans, in the order of the plans.
 
         A budget in these plans is the number of rollouts that came, which failed sessions make less than was planned.
 
@@ -96,7 +96,9 @@ class Groups:
         if not self._returned:
             return []
         sessions = Sessions.joined(self._returned)
-        uids = list(dict.fromkeys(sessions.uids))
+        returned = set(sessions.uids)
+        # As planned, not as they happened to return: equal values tie by place, and a run's history can be planned anew.
+        uids = [uid for uid in self._planned if uid in returned]
         planned = {uid: self._planned.pop(uid) for uid in uids}
         explored = []
         for epoch in sorted({group.epoch for group in planned.values()}):

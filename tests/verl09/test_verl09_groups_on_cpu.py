@@ -38,6 +38,17 @@ def test_what_came_back_is_learned_and_not_what_was_planned():
     assert groups.learn(step=2) == []
 
 
+def test_groups_are_recorded_in_the_order_of_their_plan_whatever_order_they_return_in():
+    planner = explorer()
+    groups = Groups(planner, 0.0)
+    groups.add(planner.plan(["p", "q", "r"], epoch=0, step=1), ["u1", "u2", "u3"])
+    groups.take_back(["u3"], sessions(u3=[1.0, 1.0]))
+    groups.take_back(["u2", "u1"], sessions(u2=[0.0, 1.0, 1.0], u1=[0.0]))
+    [(plan, outcomes)] = groups.learn(step=1)
+    assert plan.prompt_ids == ("p", "q", "r") and plan.budgets.tolist() == [1, 3, 2]
+    assert outcomes.prompt_index.tolist().count(1) == 3 and outcomes.scores[outcomes.prompt_index == 1].sum() == 2.0
+
+
 def test_a_group_whose_sessions_all_failed_is_forgotten():
     planner = explorer()
     groups = Groups(planner, 0.0)
