@@ -86,7 +86,7 @@ class Groups:
                 self._planned.pop(uid, None)
 
     def learn(self, step: int) -> list[tuple[Plan, Outcomes]]:
-        """Have the explorer observe what came back, and return it by the epochs of the plans, in the order of the plans.
+        """Have the explorer observe what came back, and return it by the epochs of the plans, in their order.
 
         A budget in these plans is the number of rollouts that came, which failed sessions make less than was planned.
 
@@ -97,7 +97,7 @@ class Groups:
             return []
         sessions = Sessions.joined(self._returned)
         returned = set(sessions.uids)
-        # As planned, not as they happened to return: equal values tie by place, and a run's history can be planned anew.
+        # As planned, not as they returned: ties of the knapsack go by place, so a step of the history can be planned anew.
         uids = [uid for uid in self._planned if uid in returned]
         planned = {uid: self._planned.pop(uid) for uid in uids}
         explored = []

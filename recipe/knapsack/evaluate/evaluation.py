@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +33,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from knapsack_rl.run_folder import CONFIG_FILE
+from recipe.knapsack.child_processes import ended_by_sigterm, run_logged
 from recipe.knapsack.evaluate.benchmark_scores import BenchmarkScore, format_table, score_benchmarks
 from recipe.knapsack.evaluate.evaluation_config import (
     CONFIG_NAME,
@@ -55,13 +55,11 @@ _LINES_OF_LOG_SHOWN = 30
 SUCCESS_RATES_FILE = "success_rates.parquet"
 
 
-def _run(module: str, arguments: Sequence[str], log_path: Path) -> None:
+def _run(module: str, arguments: Sequence[str], log_path: Path, what: str) -> None:
     """Run a Python module in a process of its own, its output appended to ``log_path``."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with log_path.open("a") as log:
-        command = [sys.executable, "-m", module, *arguments]
-        status = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    status = run_logged([sys.executable, "-m", module, *arguments], environment, log_path, what)
     if status != 0:
         tail = log_path.read_text(errors="replace").splitlines()[-_LINES_OF_LOG_SHOWN:]
         raise EvaluationError("\n".join([*tail, f"{module} ended with status {status}; all it said is in {log_path}"]))
@@ -79,7 +77,7 @@ def merge_checkpoint(checkpoint: Path, target: Path, log_path: Path) -> Path:
     if any(saved.glob("*.safetensors")):
         return saved
     arguments = ["merge", "--backend", "fsdp", "--local_dir", str(checkpoint / "actor"), "--target_dir", str(target)]
-    _run("verl.model_merger", arguments, log_path)
+    _run("verl.model_merger", arguments, log_path, "merging the checkpoint")
     return target
 
 
@@ -124,8 +122,9 @@ def evaluate(
         OmegaConf.update(config, "actor_rollout_ref.model.path", str(model))
         check_prompt_lengths(config, prompts, model)
         OmegaConf.save(config, output / f"{CONFIG_NAME}.yaml")
-        location = [f"--config-path={output}", f"--config-name={CONFIG_NAME}"]
-        _run("verl.trainer.main_ppo", [*location, f"hydra.run.dir={output}", "hydra.output_subdir=null"], log_path)
+        folders = [f"--config-path={output}", f"hydra.run.dir={output}", "hydra.output_subdir=null"]
+        what = f"{len(prompts) * responses:,} responses to {len(prompts):,} prompts"
+        _run("verl.trainer.main_ppo", [f"--config-name={CONFIG_NAME}", *folders], log_path, what)
     threshold = config.exploration.success_threshold
     is_right = read_outcomes(output / RESPONSES_FILE, len(prompts), responses, threshold)
     write_success_rates(output / SUCCESS_RATES_FILE, prompts, config.data.prompt_key, is_right)
@@ -220,7 +219,8 @@ def run(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     try:
-        print(run(_parse(arguments)))
+        with ended_by_sigterm():
+            print(run(_parse(arguments)))
     except (EvaluationError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

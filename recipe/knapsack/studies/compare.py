@@ -9,28 +9,14 @@ was interrupted and keeps what is finished. ``--seeds 1 --steps 40`` is the shor
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from recipe.knapsack.child_processes import ended_by_sigterm
 from recipe.knapsack.studies.comparison_jobs import make_jobs, run_jobs, runs_that_fit
 from recipe.knapsack.studies.comparison_picture import draw
 from recipe.knapsack.studies.comparison_table import comparison_table, read_outcomes
 from recipe.knapsack.studies.comparison_variants import VARIANTS
-
-_TERMINATED = 128 + signal.SIGTERM
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the program as an interruption does: what is to be cleaned up is."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -50,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     ablation_seeds = min(options.seeds, 2) if options.ablation_seeds is None else options.ablation_seeds
     output = options.output.absolute()
     if not options.show:
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             jobs = make_jobs(output, variants, options.seeds, ablation_seeds, options.steps)
             run_jobs(jobs, options.parallel or runs_that_fit())
     # --only chooses what runs; its rows mean little without the baseline and the others that are finished.

@@ -26,6 +26,7 @@ from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
 
 from knapsack_rl.history import read_history  # noqa: E402
 from knapsack_rl.metrics_file import read_metrics  # noqa: E402
+from recipe.knapsack.child_processes import ended_by_sigterm  # noqa: E402
 from recipe.knapsack.report.run_data import RunSummary, load_run, summarize  # noqa: E402
 from recipe.knapsack.tiny.tiny_runs import ACCURACY, EFFECTIVE_RATIO, ROLLOUTS, TinyRun  # noqa: E402
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start  # noqa: E402
@@ -154,8 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
     output = options.output.absolute()
     make_warm_start(output / "warm_start", WarmStartSettings(seed=options.seed))
     run_folders = {method: output / method.folder for method in METHODS}
-    for method, folder in run_folders.items():
-        train(method, output / "warm_start", folder, options.steps)
+    with ended_by_sigterm():
+        for method, folder in run_folders.items():
+            train(method, output / "warm_start", folder, options.steps)
     print("\n" + table({method.name: summarize(load_run(folder)) for method, folder in run_folders.items()}))
     picture = output / "quickstart.png"
     draw(run_folders, picture)
