@@ -97,7 +97,7 @@ class Groups:
             return []
         sessions = Sessions.joined(self._returned)
         returned = set(sessions.uids)
-        # As planned, not as they returned: ties of the knapsack go by place, so a step of the history can be planned anew.
+        # In the order of the plan, by which the knapsack breaks ties: so a step can be planned anew from its history.
         uids = [uid for uid in self._planned if uid in returned]
         planned = {uid: self._planned.pop(uid) for uid in uids}
         explored = []
