@@ -164,7 +164,7 @@ class Pages:
                     "SELECT DISTINCT data_source FROM prompts WHERE data_source != '' ORDER BY data_source"
                 )
             ]
-            can_export = database.execute("SELECT 1 FROM data_rows LIMIT 1").fetchone() is not None
+            has_rows = database.execute("SELECT 1 FROM data_rows LIMIT 1").fetchone() is not None
             expectation = self._expectation(database, query, total)
         name = self._index.runs[query.run].name
         return self._render(
@@ -177,7 +177,7 @@ class Pages:
             total=total,
             pages=pages,
             sources=sources,
-            can_export_rows=can_export,
+            can_export_rows=has_rows and not self._is_static,
             expectation=expectation,
         )
 

@@ -240,6 +240,7 @@ def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_pa
         if name.endswith(".html"):
             links = [link.split("#")[0] for link in Reader(path.read_text()).links]
             assert set(links) <= set(files) and "Content-Security-Policy" in path.read_text()
+            assert "parquet of" not in path.read_text(), "only a server exports rows"
     assert not Reader(files["index.html"].read_text()).tags.count("form")
 
 
