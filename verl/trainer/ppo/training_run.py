@@ -26,7 +26,7 @@ from verl.utils.checkpoint_state import whole_checkpoints
 from verl.utils.debug import marked_timer
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_tracking import RunTracking
-from verl.utils.worker_groups import register_center_of
+from verl.utils.worker_groups import log_dead, register_center_of
 
 __all__ = ["TrainingRun"]
 
@@ -63,6 +63,9 @@ class TrainingRun:
                 return
             try:
                 self._train()
+            except ray.exceptions.RayTaskError:
+                log_dead(self._workers())
+                raise
             finally:
                 # Also when a step fails: the report on a crashed run needs what led up to it.
                 self.history.flush()
@@ -103,15 +106,21 @@ class TrainingRun:
         A group's register center belongs to its first worker and has to end before it: Ray would end it as an orphan,
         by a signal that it may report.
         """
+        # Groups of the same processes share a register center.
+        for group in {group.name_prefix: group for group in self._worker_groups()}.values():
+            _end_actor(register_center_of(group))
+        for worker in self._workers():
+            ray.kill(worker)
+
+    def _worker_groups(self) -> list[Any]:
         groups = [self.actor_rollout_wg]
         groups += [self.critic_wg] if self.use_critic else []
         groups += [self.ref_policy_wg] if self.use_reference_policy and not self.ref_in_actor else []
-        groups += [self.rm_wg] if self.use_rm else []
-        # Groups of the same processes share a register center.
-        for group in {group.name_prefix: group for group in groups}.values():
-            _end_actor(register_center_of(group))
-        for worker in {worker._actor_id: worker for group in groups for worker in group.workers}.values():
-            ray.kill(worker)
+        return groups + ([self.rm_wg] if self.use_rm else [])
+
+    def _workers(self) -> list[ray.actor.ActorHandle]:
+        """Each worker process once, however many groups it serves."""
+        return list({worker._actor_id: worker for group in self._worker_groups() for worker in group.workers}.values())
 
     def _open_loggers(self) -> RunTracking:
         trainer = self.config.trainer
