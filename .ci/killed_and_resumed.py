@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from knapsack_rl.history import read_history  # noqa: E402
 from knapsack_rl.metrics_file import read_metrics  # noqa: E402
+from recipe.knapsack.child_processes import ended_by_sigterm  # noqa: E402
 
 RUNS = ROOT / "runs" / "ci"
 RUN = RUNS / "knapsack"
@@ -93,4 +94,5 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ended_by_sigterm():
+        main()
