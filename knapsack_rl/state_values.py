@@ -1,4 +1,4 @@
-"""Value functions that depend on the state of training."""
+"""GRPO's value with more weight on hard prompts: always somewhat, or the more the further training has come."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from knapsack_rl.theory import prob_nonzero_gradient
 from knapsack_rl.training_state import TrainingState
 from knapsack_rl.value_function import ValueFunction
 
-__all__ = ["EASY_TO_HARD", "StateValue", "hardness"]
+__all__ = ["EASY_TO_HARD", "HARD_LEANING", "StateValue", "grpo_value_leaning_to_hard", "hardness"]
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,15 @@ def hardness(state: TrainingState) -> float:
     return min(max(state.mean_success_rate, 0.0), 1.0)
 
 
-def _easy_to_hard(state: TrainingState) -> AnalyticValue:
-    """`grpo_value` times ``p^-k`` with the hardness k: the paper's value at k = 0, and at k = 1 that without its p."""
-    k = hardness(state)
+def grpo_value_leaning_to_hard(name: str, k: float) -> AnalyticValue:
+    """`grpo_value` times ``p^-k``: the paper's value (equation 7) at k = 0, and at k = 1 that without its p.
+
+    Args:
+        name: of the value.
+        k: in [0, 1].
+    """
     return AnalyticValue(
-        name="easy_to_hard",
+        name=name,
         parameters=("success_rates",),
         function=lambda n, p: prob_nonzero_gradient(n, p) * p ** (1.0 - k) * (1.0 - p) ** 2,
         gradient_rule=MIXED_GROUP,
@@ -81,5 +85,8 @@ def _easy_to_hard(state: TrainingState) -> AnalyticValue:
     )
 
 
-EASY_TO_HARD = StateValue("easy_to_hard", _easy_to_hard)
+HARD_LEANING = grpo_value_leaning_to_hard("hard_leaning", 0.25)
+"""A value that counts what a hard prompt will earn when it is easier, which the paper's leaves out."""
+
+EASY_TO_HARD = StateValue("easy_to_hard", lambda state: grpo_value_leaning_to_hard("easy_to_hard", hardness(state)))
 """A value whose weight moves from easy to hard prompts as training saturates."""

@@ -15,7 +15,7 @@ from typing import Any
 from knapsack_rl.analytic_value import AnalyticValue
 from knapsack_rl.arrays import Array
 from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY, MIXED_GROUP, SUCCESSES
-from knapsack_rl.state_values import EASY_TO_HARD
+from knapsack_rl.state_values import EASY_TO_HARD, HARD_LEANING
 from knapsack_rl.theory import beta_moment, expected_value, grpo_value, info_gain, reinforce_value, remax_value
 from knapsack_rl.user_values import UserValue, user_value
 from knapsack_rl.value_function import ValueFunction
@@ -76,6 +76,7 @@ VALUE_FUNCTIONS: Mapping[str, ValueFunction] = MappingProxyType(
             gain_terms=_expected_gain_terms,
             gain_ratios=_expected_gain_ratios,
         ),
+        HARD_LEANING.name: HARD_LEANING,
         EASY_TO_HARD.name: EASY_TO_HARD,
     }
 )

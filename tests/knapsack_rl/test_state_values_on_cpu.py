@@ -1,10 +1,10 @@
-"""Values that depend on the state of training, and the state itself."""
+"""Values that lean to hard prompts, always or by the state of training, and the state itself."""
 
 import numpy as np
 import pytest
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, TaskStatus, TrainingState, knapsack_allocate
-from knapsack_rl.state_values import EASY_TO_HARD
+from knapsack_rl.state_values import EASY_TO_HARD, HARD_LEANING
 from knapsack_rl.status_records import empty_records
 from knapsack_rl.training_state import training_state
 from knapsack_rl.values import VALUE_FUNCTIONS
@@ -23,19 +23,24 @@ def test_at_the_start_it_is_the_papers_value():
     assert knapsack_allocate(RATES, 80, value=at(0.0)).budgets.tolist() == paper.tolist()
 
 
-@pytest.mark.parametrize("mean", [0.0, 0.3, 0.7, 1.0])
-def test_its_gains_are_its_differences_and_never_increase(mean):
-    value = at(mean)
+def test_the_hard_leaning_value_is_the_papers_by_the_fourth_root_of_the_rate():
+    n = np.arange(2, 60)[:, None]
+    paper = VALUE_FUNCTIONS["grpo"].value(n, RATES)
+    np.testing.assert_allclose(VALUE_FUNCTIONS["hard_leaning"].value(n, RATES), paper * RATES**-0.25, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [*map(at, [0.0, 0.3, 0.7, 1.0]), HARD_LEANING])
+def test_its_gains_are_its_differences_and_never_increase(value):
     differences = np.diff([value.value(n, RATES) for n in range(2, 42)], axis=0).T
     table = value.gain_table((RATES,), 2, 41)
     np.testing.assert_allclose(table, differences, rtol=1e-6, atol=1e-14)
     assert (np.diff(table, axis=1) <= 0).all()
 
 
-@pytest.mark.parametrize("mean", [0.2, 0.9])
-def test_the_greedy_solver_is_as_good_as_the_dynamic_programme(mean):
+@pytest.mark.parametrize("value", [at(0.2), at(0.9), HARD_LEANING])
+def test_the_greedy_solver_is_as_good_as_the_dynamic_programme(value):
     pytest.importorskip("numba")
-    greedy, dynamic = (knapsack_allocate(RATES, 90, value=at(mean), solver=solver) for solver in ("greedy", "dp"))
+    greedy, dynamic = (knapsack_allocate(RATES, 90, value=value, solver=solver) for solver in ("greedy", "dp"))
     assert greedy.total_value == pytest.approx(dynamic.total_value, rel=1e-12)
 
 

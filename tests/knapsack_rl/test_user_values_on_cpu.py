@@ -118,7 +118,7 @@ def test_what_a_function_returns_is_checked_before_there_is_anything_to_allocate
 
 
 @pytest.mark.parametrize(
-    "value", [of_rates, of_beliefs, of_rates_and_state, by_keyword, "grpo", "remax", "easy_to_hard"]
+    "value", [of_rates, of_beliefs, of_rates_and_state, by_keyword, "grpo", "remax", "easy_to_hard", "hard_leaning"]
 )
 def test_values_that_can_be_used_pass(value):
     check_value(resolve_value_function(value), 2, 128)

@@ -13,8 +13,8 @@ from test_training_as_on_gpus_on_cpu import ASYNC, ONE_LOOP, REASON, ROLLOUT, as
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow, pytest.mark.needs_gpu_pins]
 
 
-def test_a_worker_of_an_asynchronous_engine_that_cannot_load_its_model_ends_the_run_with_its_cause(start_run, tmp_path):
-    failure = "load_model:raise"
+def test_a_worker_of_an_asynchronous_engine_that_dies_at_its_model_ends_the_run_with_its_cause(start_run, tmp_path):
+    failure = "load_model:kill"
     training = start_run(
         tmp_path / "run",
         *ASYNC,

@@ -53,7 +53,6 @@ class Run:
 RUNS = {
     "tensor parallel": Run((WORKERS, TENSOR_PARALLEL), ends_by="generate_sequences:raise"),
     "lora": Run((*LORA, f"{ROLLOUT}.load_format=safetensors"), ends_by=signal.SIGTERM),
-    "async two servers": Run((*ASYNC, WORKERS, "exploration.rollout_is_cap=2"), ends_by=signal.SIGTERM),
     "async tensor parallel, lora, remax": Run(
         (*ASYNC, WORKERS, TENSOR_PARALLEL, *LORA, ONE_LOOP, "algorithm.adv_estimator=remax"),
         ends_by="execute_model:raise",
@@ -168,15 +167,15 @@ def test_a_run_holds_its_budgets_rows_log_probs_and_weights_and_leaves_no_proces
     check(training.run_folder, copying_task)
 
 
-def test_an_asynchronous_run_that_was_killed_goes_on_from_its_checkpoint_with_the_same_budgets(start, copying_task):
-    ends_by = "execute_model:kill"
-    killed = start(ends_by, *ASYNC, ONE_LOOP)
+def test_two_asynchronous_servers_that_were_killed_go_on_from_the_checkpoint_with_the_same_budgets(start, copying_task):
+    two_servers = (*ASYNC, WORKERS, "exploration.rollout_is_cap=2")
+    killed = start(signal.SIGKILL, *two_servers)  # with as many agent loops as verl has by default
     run = killed.run_folder
     end(killed, signal.SIGKILL, after=EVERY + 1)
     before = dumped_budgets(run, EVERY + 1)
     go_back_to(run, EVERY)
-    resumed = start(ends_by, *ASYNC, ONE_LOOP)
-    end(resumed, ends_by)
+    resumed = start(signal.SIGTERM, *two_servers, ONE_LOOP)
+    end(resumed, signal.SIGTERM)
     check(run, copying_task)
     pd.testing.assert_series_equal(before, dumped_budgets(run, EVERY + 1))
 

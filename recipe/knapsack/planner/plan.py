@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from knapsack_rl.values import VALUE_FUNCTIONS
 from recipe.knapsack.planner.budget_plan import make_plan
 from recipe.knapsack.planner.plan_output import as_json, format_plans, plot_plans
 from recipe.knapsack.planner.population import PlanError, load_population
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--value",
         default="grpo",
-        help="grpo, rloo, reinforce, remax, expected, easy_to_hard or package.module:function (default: %(default)s)",
+        help=f"{', '.join(VALUE_FUNCTIONS)} or package.module:function (default: %(default)s)",
     )
     parser.add_argument("--no-fallback", action="store_true", help="leave unsolved prompts at their minimum")
     parser.add_argument("--seed", type=int, default=0, help="of the shuffle into batches (default: %(default)s)")

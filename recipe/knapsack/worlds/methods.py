@@ -48,6 +48,10 @@ class Method:
 
 
 _BETA = {"success_rate": {"estimator": "beta"}}
+_HARD_LEANING = {
+    "value": "hard_leaning",
+    "success_rate": {"estimator": "beta", "prior_strength": 2.0, "discount": 0.95},
+}
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         BASELINE: Method("GRPO", {"allocator": "homogeneous"}, learning_rate=8e-4),
@@ -70,6 +74,8 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         # Candidates for the preset.
         "beta": Method("beta", _BETA),
         "expected_sqrt": Method("beta, expected, sqrt", {**_BETA, "value": "expected"}, "sqrt"),
+        "hard_leaning": Method("beta, hard_leaning", _HARD_LEANING),
+        "hard_leaning_sqrt": Method("beta, hard_leaning, sqrt", _HARD_LEANING, "sqrt"),
         "easy_to_hard_sqrt": Method("beta, easy_to_hard, sqrt", {**_BETA, "value": "easy_to_hard"}, "sqrt"),
     }
 )
