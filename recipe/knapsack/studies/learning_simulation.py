@@ -59,6 +59,10 @@ RULES = (
     Rule("previous_epoch, sqrt weights", prompt_weight="sqrt"),
     Rule("beta", {"success_rate": {"estimator": "beta"}}),
     Rule("beta, sqrt weights", {"success_rate": {"estimator": "beta"}}, "sqrt"),
+    Rule(
+        "beta that forgets nothing, hard_leaning",
+        {"value": "hard_leaning", "success_rate": {"estimator": "beta", "discount": 1.0, "prior_strength": 3.0}},
+    ),
     CLAIRVOYANT,
 )
 """What is compared where the user names no rule of his own."""

@@ -52,6 +52,7 @@ _HARD_LEANING = {
     "value": "hard_leaning",
     "success_rate": {"estimator": "beta", "prior_strength": 2.0, "discount": 0.95},
 }
+_FORGETS_NOTHING = {"estimator": "beta", "prior_strength": 3.0, "discount": 1.0}
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         BASELINE: Method("GRPO", {"allocator": "homogeneous"}, learning_rate=8e-4),
@@ -75,6 +76,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "beta": Method("beta", _BETA),
         "expected_sqrt": Method("beta, expected, sqrt", {**_BETA, "value": "expected"}, "sqrt"),
         "hard_leaning": Method("beta, hard_leaning", _HARD_LEANING),
+        "hard_leaning_all": Method(
+            "beta that forgets nothing, hard_leaning", {"value": "hard_leaning", "success_rate": _FORGETS_NOTHING}
+        ),
         "hard_leaning_sqrt": Method("beta, hard_leaning, sqrt", _HARD_LEANING, "sqrt"),
         "easy_to_hard_sqrt": Method("beta, easy_to_hard, sqrt", {**_BETA, "value": "easy_to_hard"}, "sqrt"),
     }
