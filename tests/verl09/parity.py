@@ -30,7 +30,7 @@ from recipe.knapsack.tiny.tiny_runs import ACCURACY  # noqa: E402
 from recipe.knapsack.tiny.warm_start import MANIFEST, WarmStartSettings, make_warm_start  # noqa: E402
 
 PROMPTS, PROMPTS_OF_A_STEP, ROLLOUTS = 256, 32, 8
-STEPS, VALIDATE_EVERY = 64, 16
+STEPS, VALIDATE_EVERY = 32, 16
 VERSIONS = ("0.5", "0.9")
 # The same keys in both trainers.
 SHARED = (
