@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from knapsack_rl.history import read_history  # noqa: E402
 from knapsack_rl.metrics_file import read_metrics  # noqa: E402
-from recipe.knapsack.child_processes import ended_by_sigterm  # noqa: E402
+from recipe.knapsack.processes.child_processes import ended_by_sigterm  # noqa: E402
 
 RUNS = ROOT / "runs" / "ci"
 RUN = RUNS / "knapsack"

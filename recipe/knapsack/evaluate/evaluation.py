@@ -33,7 +33,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from knapsack_rl.run_folder import CONFIG_FILE
-from recipe.knapsack.child_processes import ended_by_sigterm, run_logged
 from recipe.knapsack.evaluate.benchmark_scores import BenchmarkScore, format_table, score_benchmarks
 from recipe.knapsack.evaluate.evaluation_config import (
     CONFIG_NAME,
@@ -49,6 +48,7 @@ from recipe.knapsack.evaluate.evaluation_data import (
     read_prompts,
     write_success_rates,
 )
+from recipe.knapsack.processes.child_processes import ended_by_sigterm, run_logged
 
 ROOT = Path(__file__).parents[3]
 _LINES_OF_LOG_SHOWN = 30

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from recipe.knapsack.child_processes import ended_by_sigterm
+from recipe.knapsack.processes.child_processes import ended_by_sigterm
 from recipe.knapsack.studies.comparison_jobs import make_jobs, run_jobs, runs_that_fit
 from recipe.knapsack.studies.comparison_picture import draw
 from recipe.knapsack.studies.comparison_table import comparison_table, read_outcomes

@@ -26,7 +26,7 @@ from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
 
 from knapsack_rl.history import read_history  # noqa: E402
 from knapsack_rl.metrics_file import read_metrics  # noqa: E402
-from recipe.knapsack.child_processes import ended_by_sigterm  # noqa: E402
+from recipe.knapsack.processes.child_processes import ended_by_sigterm  # noqa: E402
 from recipe.knapsack.report.run_data import RunSummary, load_run, summarize  # noqa: E402
 from recipe.knapsack.tiny.tiny_runs import ACCURACY, EFFECTIVE_RATIO, ROLLOUTS, TinyRun  # noqa: E402
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start  # noqa: E402

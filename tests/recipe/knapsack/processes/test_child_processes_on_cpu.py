@@ -11,13 +11,13 @@ import time
 import pytest
 from training_process import ROOT
 
-from recipe.knapsack.child_processes import run_logged
+from recipe.knapsack.processes.child_processes import run_logged
 
 # A child that says who it is and sleeps, under a program that is about to be ended.
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from recipe.knapsack.child_processes import ended_by_sigterm, run_logged
+from recipe.knapsack.processes.child_processes import ended_by_sigterm, run_logged
 child = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
 with ended_by_sigterm():
     run_logged([sys.executable, "-c", child], os.environ, Path(sys.argv[1]), "sleeping")
