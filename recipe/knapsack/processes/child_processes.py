@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,12 +44,16 @@ def run_logged(command: Sequence[str], environment: Mapping[str, str], log_path:
     ):
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            while True:
-                try:
-                    return process.wait(timeout=_POLL_SECONDS)
-                except subprocess.TimeoutExpired:
-                    clock.refresh()
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                clock.refresh()
         finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+            end(process)
+    return process.returncode
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process, if it runs, and wait for it."""
+    if process.poll() is None:
+        process.terminate()
+        process.wait()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 
 from knapsack_rl.metrics_file import read_metrics
 from knapsack_rl.run_folder import METRICS_FILE
+from recipe.knapsack.processes.child_processes import ended_by_sigterm, run_logged
 from recipe.knapsack.tiny.tiny_runs import ACCURACY, EFFECTIVE_RATIO, LOG, SCRIPT
 from recipe.knapsack.tiny.warm_start import WarmStartSettings, make_warm_start
 
@@ -57,9 +57,9 @@ def train(engine: str, seed: int, steps: int, warm_start: Path, run_folder: Path
             "trainer.val_before_train=false",
             "trainer.save_freq=-1",
         ]
-        with (run_folder / LOG).open("w") as log:
-            command = ["bash", str(SCRIPTS[engine]), *overrides]
-            status = subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+        (run_folder / LOG).write_text("")
+        command = ["bash", str(SCRIPTS[engine]), *overrides]
+        status = run_logged(command, environment, run_folder / LOG, f"{engine}, seed {seed}")
         if status:
             raise SystemExit(f"error: the run ended with status {status}; see {run_folder / LOG}")
     return read_outcome(run_folder)
@@ -102,11 +102,12 @@ def main() -> None:
     warm_start = arguments.output.absolute() / "warm_start"
     make_warm_start(warm_start, WarmStartSettings())
     outcomes: dict[str, list[Outcome]] = {engine: [] for engine in SCRIPTS}
-    for seed in range(arguments.seeds):
-        for engine, runs in outcomes.items():
-            folder = arguments.output.absolute() / f"{engine.lower()}_seed{seed}"
-            runs.append(train(engine, seed, arguments.steps, warm_start, folder))
-            print(f"{engine}, seed {seed}: {runs[-1]}", flush=True)
+    with ended_by_sigterm():
+        for seed in range(arguments.seeds):
+            for engine, runs in outcomes.items():
+                folder = arguments.output.absolute() / f"{engine.lower()}_seed{seed}"
+                runs.append(train(engine, seed, arguments.steps, warm_start, folder))
+                print(f"{engine}, seed {seed}: {runs[-1]}", flush=True)
     print_table(outcomes)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from knapsack_rl.metrics_file import read_metrics
+from recipe.knapsack.processes.child_processes import end
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "knapsack_trainer" / "run_tiny_cpu.sh"
 ACCURACY = "val-core/knapsack_tiny_task/acc/mean@4"
@@ -66,9 +67,8 @@ class TinyRun:
 
     def stop(self) -> None:
         """End the process, if it runs, and wait for it."""
-        if self.is_running:
-            self.process.terminate()
-            self.process.wait()
+        if self.process is not None:
+            end(self.process)
 
     def progress(self) -> Progress:
         """Read how far the run has got, also while it writes; what it has not written yet has its default."""

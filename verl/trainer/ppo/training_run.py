@@ -58,11 +58,10 @@ class TrainingRun:
     def fit(self) -> None:
         """Train until the last step, from the latest usable checkpoint if there is one."""
         with self._open_loggers() as self.logger:
-            self._load_checkpoint()
-            if self._validate_before_training() or self.global_steps >= self.total_training_steps:
-                return
             try:
-                self._train()
+                self._load_checkpoint()
+                if not self._validate_before_training() and self.global_steps < self.total_training_steps:
+                    self._train()
             except ray.exceptions.RayTaskError:
                 log_dead(self._workers())
                 raise
