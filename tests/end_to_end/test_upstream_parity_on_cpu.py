@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from verl.trainer.main_ppo import _build_trainer, _start_ray
 from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 from verl.upstream.trainer.ppo.ray_trainer import RayPPOTrainer as UpstreamTrainer
+from verl.utils.worker_groups import release_workers
 
 
 def record_updates(trainer):
@@ -48,7 +49,7 @@ class Runner:
             trainer.init_workers()
             recorded[trainer_class.__module__] = record_updates(trainer)
             trainer.fit()
-            RayPPOTrainer.release_workers(trainer)
+            release_workers(trainer)
             for pool in trainer.resource_pool_manager.resource_pool_dict.values():
                 for group in pool.pgs:
                     ray.util.remove_placement_group(group)

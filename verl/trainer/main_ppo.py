@@ -42,6 +42,7 @@ from verl.utils.processes import end_cluster_with_this_process
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_config import save_run_config
 from verl.utils.run_lock import RunFolderInUse, hold_run_folder
+from verl.utils.worker_groups import release_workers
 
 __all__ = ["TaskRunner", "create_rl_dataset", "create_rl_sampler", "main", "run_ppo"]
 
@@ -175,7 +176,7 @@ class TaskRunner:
             trainer = _build_trainer(config)
             trainer.init_workers()
         trainer.fit()
-        trainer.release_workers()
+        release_workers(trainer)
 
 
 def _is_actionable(record: logging.LogRecord) -> bool:

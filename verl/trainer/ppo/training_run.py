@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -26,7 +25,7 @@ from verl.utils.checkpoint_state import whole_checkpoints
 from verl.utils.debug import marked_timer
 from verl.utils.quiet import prints_to_log
 from verl.utils.run_tracking import RunTracking
-from verl.utils.worker_groups import log_dead, register_center_of
+from verl.utils.worker_groups import log_dead, workers_of
 
 __all__ = ["TrainingRun"]
 
@@ -63,7 +62,7 @@ class TrainingRun:
                 if not self._validate_before_training() and self.global_steps < self.total_training_steps:
                     self._train()
             except ray.exceptions.RayTaskError:
-                log_dead(self._workers())
+                log_dead(workers_of(self))
                 raise
             finally:
                 # Also when a step fails: the report on a crashed run needs what led up to it.
@@ -98,28 +97,6 @@ class TrainingRun:
             self._log(self._validate())
         if trainer.save_freq > 0 and self.global_steps % trainer.save_freq:
             self._save_checkpoint()
-
-    def release_workers(self) -> None:
-        """End the worker processes; without this Ray reports their end with the run as a failure.
-
-        A group's register center belongs to its first worker and has to end before it: Ray would end it as an orphan,
-        by a signal that it may report.
-        """
-        # Groups of the same processes share a register center.
-        for group in {group.name_prefix: group for group in self._worker_groups()}.values():
-            _end_actor(register_center_of(group))
-        for worker in self._workers():
-            ray.kill(worker)
-
-    def _worker_groups(self) -> list[Any]:
-        groups = [self.actor_rollout_wg]
-        groups += [self.critic_wg] if self.use_critic else []
-        groups += [self.ref_policy_wg] if self.use_reference_policy and not self.ref_in_actor else []
-        return groups + ([self.rm_wg] if self.use_rm else [])
-
-    def _workers(self) -> list[ray.actor.ActorHandle]:
-        """Each worker process once, however many groups it serves."""
-        return list({worker._actor_id: worker for group in self._worker_groups() for worker in group.workers}.values())
 
     def _open_loggers(self) -> RunTracking:
         trainer = self.config.trainer
@@ -212,9 +189,3 @@ class TrainingRun:
         self.explorer.load_state_dict({"task_status": checkpoint.task_status.state_dict()})
         self.epoch = checkpoint.state["epoch"]
         self.cumulative_rollouts = checkpoint.state["cumulative_rollouts"]
-
-
-def _end_actor(actor: ray.actor.ActorHandle) -> None:
-    """Let an actor end itself, as `ray.kill` does not, and wait until it has."""
-    with contextlib.suppress(ray.exceptions.RayActorError):
-        ray.get(actor.__ray_terminate__.remote())
