@@ -31,6 +31,12 @@ def with_vllm(version: str | None, has_plugin: bool = False) -> Facts:
     return Facts(vllm=Version(version), vllm_runs_on_cpu=has_plugin or version.endswith("+cpu"))
 
 
+@pytest.fixture(autouse=True)
+def _no_platform_that_sleeps(monkeypatch):
+    """Whatever platform the tests with a vLLM have put on the path of this process."""
+    monkeypatch.setattr(engine, "engine_can_sleep_on_cpu", lambda: False)
+
+
 @pytest.mark.parametrize(
     ("version", "overrides"),
     [
