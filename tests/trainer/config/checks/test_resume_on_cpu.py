@@ -290,6 +290,8 @@ def test_another_method_is_said(config_with, settings, checkpoint, earlier):
         "algorithm.prompt_weight=sqrt",
     ]
     assert "was trained with previous_epoch" in notices[1]
+    (notice,) = resume_notices(config_with({**settings, "exploration.value": "hard_leaning"}))
+    assert "exploration.value=hard_leaning from here on" in notice and "was trained with null" in notice
 
 
 def test_the_seed_of_the_data_is_one_where_none_was_set(config_with, settings, checkpoint, earlier):

@@ -27,10 +27,12 @@ from verl.trainer.config.checks.reading import prompts_per_batch, refuse_home_si
 _OF_THE_METHOD = (
     "exploration.allocator",
     "exploration.preset",
+    "exploration.value",
     "exploration.success_rate.estimator",
     "algorithm.prompt_weight",
 )
 _NEW_RUN = "start a new run with trainer.resume_mode=disable in another trainer.default_local_dir"
+_ABSENT = object()
 # What verl shuffles by if data.seed is not there.
 _DEFAULT_DATA_SEED = 1
 # Keys of a model's config.json without which weights do not fit.
@@ -295,11 +297,16 @@ def _changed_method(config: DictConfig, checkpoint: Path) -> list[str]:
     file = checkpoint.parent / CONFIG_FILE
     before = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
     return [
-        f"{key}={_value(config, key)} from here on: {checkpoint} was trained with {_value(before, key)}. Give another "
-        "trainer.default_local_dir if this was to be a run of its own."
+        f"{key}={_shown(_value(config, key))} from here on: {checkpoint} was trained with "
+        f"{_shown(_value(before, key))}. Give another trainer.default_local_dir if this was to be a run of its own."
         for key in _OF_THE_METHOD
-        if OmegaConf.select(before, key) is not None and _value(before, key) != _value(config, key)
+        # Runs of earlier versions lack some.
+        if OmegaConf.select(before, key, default=_ABSENT) is not _ABSENT and _value(before, key) != _value(config, key)
     ]
+
+
+def _shown(value: Any) -> Any:
+    return "null" if value is None else value
 
 
 def _what_starts_anew(absent: list[str]) -> str:
