@@ -164,6 +164,7 @@ def knapsack_allocate(
     greedy_match_rates: Any = None,
     beliefs: tuple[Any, Any] | None = None,
     token_limit: TokenLimit | None = None,
+    unseen_share: int | None = None,
 ) -> Allocation:
     """Distribute `total_budget` rollouts over M prompts so that the total value is largest (paper, equation 5).
 
@@ -196,6 +197,8 @@ def knapsack_allocate(
         beliefs: ``(alpha, beta)``, (M,) float each and greater than 0, needed by values of beliefs.
         token_limit: most expected tokens of all rollouts; see `token_limit.within` for what gives way. The value must
             be concave; it is the largest within the limit up to the exchange of one rollout.
+        unseen_share: rollouts of each unseen prompt, between `n_low` and `n_up`, or as many as the others' `n_low`
+            leaves; None = the homogeneous share. For a part of a batch, whose own share would be another.
 
     Returns:
         An `Allocation`.
@@ -223,11 +226,19 @@ def knapsack_allocate(
     if solver not in SOLVERS:
         raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {solver!r}")
 
-    rules = AllocationRules.of(estimates, function, total_budget, n_low, n_up, solver)
+    if unseen_share is not None and not n_low <= (unseen_share := _as_integer(unseen_share, "unseen_share")) <= n_up:
+        raise ValueError(f"unseen_share must lie between n_low={n_low} and n_up={n_up}, got {unseen_share}")
+
+    rules = AllocationRules.of(estimates, function, total_budget, n_low, n_up, solver, unseen_share)
     fallback_rollouts = rules.fallback_rollouts(fallback_confidence) if fallback else 0
     if token_limit is None:
         budgets = rules.place(fallback_rollouts)
     else:
+        if len(token_limit.lengths) != len(estimates):
+            raise ValueError(
+                f"the token limit has {len(token_limit.lengths)} lengths; expected one for each of {len(estimates)} "
+                "prompts"
+            )
         token_limit.check(total_budget, n_low, n_up)
         is_decided = rules.classes.is_mixed
         solve = partial(rules.solve_within, token_limit.lengths[is_decided])

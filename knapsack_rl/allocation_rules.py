@@ -32,14 +32,27 @@ class AllocationRules:
     n_low: int
     n_up: int
     solver: str
+    unseen_share: int
 
     @classmethod
     def of(
-        cls, estimates: Estimates, function: ValueFunction, total_budget: int, n_low: int, n_up: int, solver: str
+        cls,
+        estimates: Estimates,
+        function: ValueFunction,
+        total_budget: int,
+        n_low: int,
+        n_up: int,
+        solver: str,
+        unseen_share: int | None = None,
     ) -> AllocationRules:
+        """The rules for a step; arguments as `knapsack_allocate`."""
         classes = PromptClasses.of(estimates)
         parameters = tuple(parameter[classes.is_mixed] for parameter in estimates.parameters(function))
-        return cls(estimates, classes, function, parameters, total_budget, n_low, n_up, solver)
+        share = total_budget // len(estimates)
+        if unseen_share is not None and classes.is_unseen.any():
+            num_unseen = int(classes.is_unseen.sum())
+            share = min(unseen_share, (total_budget - (len(estimates) - num_unseen) * n_low) // num_unseen)
+        return cls(estimates, classes, function, parameters, total_budget, n_low, n_up, solver, share)
 
     def place(self, for_unsolved: int, solve: Callable[[int], Array] | None = None) -> Array:
         """(M,) budgets with so many rollouts for the fallback; `solve` is the knapsack's optimum unless it is given."""
@@ -56,7 +69,7 @@ class AllocationRules:
 
     def _minimum(self) -> Array:
         budgets = np.full(len(self.estimates), self.n_low, dtype=np.int64)
-        budgets[self.classes.is_unseen] = self.total_budget // len(self.estimates)
+        budgets[self.classes.is_unseen] = self.unseen_share
         return budgets
 
     def _solve(self, amount: int) -> Array:
@@ -78,7 +91,7 @@ class AllocationRules:
 
     def placed(self, budgets: Array, fallback_rollouts: int) -> Mapping[str, int]:
         """How many rollouts of budgets that `place` made each rule placed; see `Allocation`."""
-        classes, share = self.classes, self.total_budget // len(self.estimates)
+        classes, share = self.classes, self.unseen_share
         num_unseen = int(classes.is_unseen.sum())
         beyond = budgets - self.n_low
         return placed_by_rule(

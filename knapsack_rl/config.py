@@ -34,7 +34,7 @@ _OPTIONS = {
     "max_expected_tokens": TOKEN_LIMIT,
     "n_low": integer_at_least(1),
     "n_up": integer_at_least(1),
-    "value": Option("null, a name or package.module:function", lambda value: value is None or isinstance(value, str)),
+    "value": null_or(Option("a name or package.module:function", lambda value: isinstance(value, str) and bool(value))),
     "solver": one_of(SOLVERS),
     "fallback": TRUE_OR_FALSE,
     "fallback_confidence": number("a number in (0, 1)", lambda value: 0 < value < 1),

@@ -61,7 +61,7 @@ def check_prompt_weight(prompt_weight: object) -> None:
     Raises:
         ConfigError: naming the value.
     """
-    if prompt_weight not in PROMPT_WEIGHTS:
+    if not (isinstance(prompt_weight, str) and prompt_weight in PROMPT_WEIGHTS):
         raise ConfigError(
             f"algorithm.prompt_weight={prompt_weight!r} is not accepted: expected one of {', '.join(PROMPT_WEIGHTS)}."
         )

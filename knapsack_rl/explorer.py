@@ -21,6 +21,7 @@ from knapsack_rl.estimates import Estimates
 from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY
 from knapsack_rl.metrics.step import compute_exploration_metrics
 from knapsack_rl.metrics.tokens import token_metrics, total_token_metrics
+from knapsack_rl.observations import as_list
 from knapsack_rl.outcomes import Outcomes
 from knapsack_rl.review import review_floors, with_floors
 from knapsack_rl.task_status import TaskStatus, TaskStatusError
@@ -132,10 +133,11 @@ class Explorer:
                 whose label is None is like no other.
 
         Raises:
+            TypeError: a prompt id is not a string.
             ValueError: a prior is no success rate, the total budget cannot be placed within the bounds, or the epoch
                 lies before an observed one.
         """
-        prompt_ids = tuple(prompt_ids)
+        prompt_ids = tuple(as_list(prompt_ids))
         if prior is not None:
             self.task_status.add_priors(prompt_ids, prior)
         if similar is not None:
@@ -190,7 +192,9 @@ class Explorer:
 
         def allocate(chosen: Array, budget: int) -> Allocation:
             others = None if limit is None else limit.for_others(chosen, floors, budget, n_low, n_up)
-            return self.allocation(known.take(chosen), budget, state, others)
+            # A prompt that was never seen is not to gain by the reviews of others.
+            share = None if len(chosen) == len(floors) else total_budget // len(floors)
+            return self.allocation(known.take(chosen), budget, state, others, share)
 
         return with_floors(allocate, floors, known, self._value.gradient_rule, total_budget, n_low, n_up)
 
@@ -208,6 +212,7 @@ class Explorer:
         total_budget: int,
         state: TrainingState | None = None,
         token_limit: TokenLimit | None = None,
+        unseen_share: int | None = None,
     ) -> Allocation:
         """Distribute a budget over prompts of which this is known; `plan` does so with what was observed.
 
@@ -216,13 +221,15 @@ class Explorer:
             total_budget: N_total.
             state: of training, for a value that depends on it; None = that of the first step.
             token_limit: most expected tokens of all rollouts; None = no limit.
+            unseen_share: rollouts of each unseen prompt; None = the homogeneous share of this budget.
 
         Raises:
             ValueError: as `knapsack_allocate`.
         """
         if self._value is None:
             return homogeneous_allocate(len(known), total_budget)
-        limited = {} if token_limit is None else {"token_limit": token_limit}
+        # What solves the knapsack is told only what it needs to know: it may be a user's own.
+        special = {"token_limit": token_limit, "unseen_share": unseen_share}
         return self._allocate(
             known.success_rates,
             total_budget,
@@ -234,7 +241,7 @@ class Explorer:
             solver=self.config.solver,
             greedy_match_rates=known.greedy_match_rates,
             beliefs=known.beliefs,
-            **limited,
+            **{name: given for name, given in special.items() if given is not None},
         )
 
     def observe(self, plan: Plan, outcomes: Outcomes) -> None:

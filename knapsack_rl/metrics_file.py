@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from knapsack_rl.options import is_number
 from knapsack_rl.run_folder import METRICS_FILE, write_atomically
 
 
@@ -20,16 +21,27 @@ def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: the folder holds no metrics.
+        ValueError: a line is no JSON object with a number ``step``; names the line.
     """
     return [record for record, _ in _complete_lines(Path(folder) / METRICS_FILE)]
 
 
 def _complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     with path.open(encoding="utf-8") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, start=1):
             if not line.endswith("\n"):
                 return  # what a run that goes on writes next would be read as a line of its own
-            yield json.loads(line), line
+            yield _record(line, number), line
+
+
+def _record(line: str, number: int) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} is no JSON: {error}") from error
+    if not isinstance(record, dict) or not is_number(record.get("step")):
+        raise ValueError(f"line {number} is {line.strip()[:60]!r}: expected an object with a number 'step'")
+    return record
 
 
 def _plain(value: Any) -> Any:

@@ -9,11 +9,23 @@ import numpy as np
 
 from knapsack_rl.arrays import Array
 
-__all__ = ["as_lengths", "as_list", "as_outcomes", "as_rates", "check_not_before", "refuse_other_than_strings"]
+__all__ = ["as_lengths", "as_list", "as_outcomes", "as_rates", "check_not_before"]
 
 
 def as_list(prompt_ids: Iterable[str]) -> list[str]:
-    return prompt_ids.tolist() if isinstance(prompt_ids, np.ndarray) else list(prompt_ids)
+    """Prompt ids as a list.
+
+    Raises:
+        TypeError: one of them is no string, or one that could not be saved.
+    """
+    listed = prompt_ids.tolist() if isinstance(prompt_ids, np.ndarray) else list(prompt_ids)
+    foreign = {type(identity).__name__ for identity in listed if not isinstance(identity, str)}
+    if foreign:
+        raise TypeError(f"prompt ids must be strings as prompt_id makes them, got {', '.join(sorted(foreign))}")
+    ends_in_nul = next((identity for identity in listed if identity.endswith("\0")), None)
+    if ends_in_nul is not None:
+        raise TypeError(f"prompt ids must not end in a NUL character, which saving would cut off: got {ends_in_nul!r}")
+    return listed
 
 
 def _as_column(values: Any, length: int, name: str) -> Array:
@@ -59,14 +71,3 @@ def check_not_before(value: int, latest: int, name: str) -> None:
     if value < max(latest, 0):
         expected = "it is counted from 0" if value < 0 else f"{name} {latest} was already observed"
         raise ValueError(f"{name} {value} is not valid: {expected}. Was the status restored with its checkpoint?")
-
-
-def refuse_other_than_strings(prompt_ids: list[str]) -> None:
-    """Refuse prompt ids that are no strings.
-
-    Raises:
-        TypeError: naming their types.
-    """
-    foreign = {type(identity).__name__ for identity in prompt_ids if not isinstance(identity, str)}
-    if foreign:
-        raise TypeError(f"prompt ids must be strings as prompt_id makes them, got {', '.join(sorted(foreign))}")

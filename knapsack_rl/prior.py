@@ -67,6 +67,9 @@ def read_prior(path: Path) -> dict[str, float]:
     if table.column_names.count(RATE) != 1:
         lacks = "no column" if RATE not in table.column_names else "several columns"
         raise PriorError(f"{path} has {lacks} {RATE!r} but {', '.join(table.column_names)}")
+    for name in ("prompt_id", "data_source", "prompt"):
+        if table.column_names.count(name) > 1:
+            raise PriorError(f"{path} has several columns {name!r}: keep one of them")
     if len(table) == 0:
         raise PriorError(f"{path} holds no row: give the rates, or set exploration.success_rate.prior=null")
     rates = checked_rates(table[RATE].to_pylist(), f"{path}, column {RATE!r},")

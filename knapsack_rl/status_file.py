@@ -77,15 +77,21 @@ def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array, S
     Raises:
         TaskStatusError: an entry is missing or inconsistent.
     """
+    if not isinstance(state, Mapping):
+        raise TaskStatusError(f"the task status is a {type(state).__name__}: expected what state_dict gave")
     missing = [name for name in ("estimator", "epoch", "step", "prompt_ids", "records") if name not in state]
     if missing:
         raise TaskStatusError(f"the task status lacks {', '.join(missing)}")
+    for name in ("epoch", "step"):
+        _refuse_other_than_count(state[name], name)
     identities, saved = np.asarray(state["prompt_ids"]), np.asarray(state["records"])
     records = upgraded_records(saved, int(state["step"]))
     if records is None:
         raise TaskStatusError(f"the task status has records of an unknown layout: {saved.dtype}")
     if identities.shape != records.shape:
-        raise TaskStatusError(f"the task status has {len(identities)} prompt ids for {len(records)} records")
+        raise TaskStatusError(f"the task status has {identities.size} prompt ids for {len(records)} records")
+    if len(identities) and identities.dtype.kind != "S":
+        raise TaskStatusError(f"the task status has prompt ids of type {identities.dtype}: expected bytes")
     row_of = {identity.decode(): row for row, identity in enumerate(identities.tolist(), start=1)}
     if len(row_of) != len(records):
         raise TaskStatusError(f"the task status holds {len(records) - len(row_of)} prompt ids more than once")
@@ -93,6 +99,12 @@ def checked_contents(state: Mapping[str, Any]) -> tuple[dict[str, int], Array, S
         return row_of, records, SimilarPrompts.from_state(state)
     except ValueError as error:
         raise TaskStatusError(f"the task status cannot be used: {error}") from error
+
+
+def _refuse_other_than_count(value: Any, name: str) -> None:
+    number = np.asarray(value)
+    if number.shape != () or number.dtype.kind not in "iu" or number < -1:
+        raise TaskStatusError(f"the task status has {name}={value!r}: expected an integer, -1 before the first")
 
 
 def _checksum(arrays: Mapping[str, Array]) -> str:

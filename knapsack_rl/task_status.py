@@ -25,7 +25,6 @@ from knapsack_rl.observations import (
     as_outcomes,
     as_rates,
     check_not_before,
-    refuse_other_than_strings,
 )
 from knapsack_rl.similar_prompts import SimilarPrompts
 from knapsack_rl.status_file import TaskStatusError, checked_contents, read_status, write_status
@@ -136,10 +135,11 @@ class TaskStatus:
             rates: (K,) in [0, 1].
 
         Raises:
+            TypeError: an id is not a string.
             ValueError: a rate is no number in [0, 1].
         """
-        prompt_ids, column = as_list(prompt_ids), np.asarray(rates, dtype=np.float64)
-        self._priors.update(zip(prompt_ids, as_rates(column, len(prompt_ids), "priors").tolist(), strict=True))
+        prompt_ids = as_list(prompt_ids)
+        self._priors.update(zip(prompt_ids, as_rates(rates, len(prompt_ids), "priors").tolist(), strict=True))
 
     def add_similar(self, prompt_ids: Iterable[str], labels: Sequence[str | None]) -> None:
         """Take prompts with the same label for similar: what was seen of them is the prior mean mu of each.
@@ -262,7 +262,6 @@ class TaskStatus:
                 or `step` lies before the latest observation.
         """
         prompt_ids = as_list(prompt_ids)
-        refuse_other_than_strings(prompt_ids)
         num_rollouts = len(prompt_ids)
         outcomes = as_outcomes(successes, num_rollouts, "successes")
         lengths = None if response_lengths is None else as_lengths(response_lengths, num_rollouts)

@@ -66,16 +66,20 @@ class TokenLimit:
         max_tokens: most tokens of all rollouts together.
 
     Raises:
-        ValueError: a length is negative or no number.
+        ValueError: a length or the limit is negative or no number.
     """
 
     lengths: Array
     max_tokens: float
 
     def __post_init__(self) -> None:
-        is_valid = np.isfinite(self.lengths) & (self.lengths >= 0)
-        if self.lengths.ndim != 1 or not is_valid.all():
+        lengths = np.asarray(self.lengths)
+        are_numbers = lengths.dtype.kind in "iuf"
+        if lengths.ndim != 1 or not are_numbers or not (np.isfinite(lengths) & (lengths >= 0)).all():
             raise ValueError(f"lengths must be numbers of at least 0, one per prompt; got {self.lengths}")
+        if not (is_number(self.max_tokens) and self.max_tokens >= 0):
+            raise ValueError(f"max_tokens must be a number of at least 0, got {self.max_tokens!r}")
+        object.__setattr__(self, "lengths", lengths.astype(np.float64))
 
     def tokens(self, budgets: Array) -> float:
         """Expected tokens of budgets."""

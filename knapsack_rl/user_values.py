@@ -12,6 +12,7 @@ import numpy as np
 from knapsack_rl.arrays import Array
 from knapsack_rl.gains import DifferencedGains, Gains
 from knapsack_rl.gradient_rules import MIXED_GROUP, GradientRule
+from knapsack_rl.messages import reason_of
 from knapsack_rl.training_state import TrainingState
 from knapsack_rl.value_function import ValueFunction
 
@@ -61,13 +62,15 @@ class UserValue(ValueFunction):
         what = "success rates" if self.parameters == ("success_rates",) else "beliefs"
         try:
             # Copies, in and out: a function may work in place, or hand out its own buffer again and again.
-            values = np.array(self._call(n, [np.array(column) for column in parameters]), dtype=np.float64)
+            returned = np.asarray(self._call(n, [np.array(column) for column in parameters]))
+            if np.iscomplexobj(returned):
+                raise TypeError("it returned complex numbers")
+            values = np.array(returned, dtype=np.float64)
         except Exception as error:
-            reason = " ".join(str(error).split())
             raise ValueError(
                 f"value function {self.name} failed for n={n} and an array of {np.size(parameters[0])} {what}"
-                f"{self._in_state}: {reason}; it is called with an int and an array. Wrap a function of scalars in "
-                "numpy.vectorize"
+                f"{self._in_state}: {reason_of(error)}; it is called with an int and an array. "
+                "Wrap a function of scalars in numpy.vectorize"
             ) from error
         if values.shape != shape:
             raise ValueError(
@@ -148,9 +151,11 @@ def _wanted(function: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, .
     except (TypeError, ValueError):
         return ("n", "p"), ()
     required = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
-    if any(parameter.kind is inspect.Parameter.VAR_POSITIONAL for parameter in required):
+    kinds = [parameter.kind for parameter in required]
+    if inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.KEYWORD_ONLY not in kinds:
         return ("n", "p"), ()
-    if [parameter.kind for parameter in required] == [inspect.Parameter.POSITIONAL_ONLY] * 2:
+    is_named = any(parameter.name in ("n", "state", *_COLUMNS) for parameter in required)
+    if kinds == [inspect.Parameter.POSITIONAL_ONLY] * 2 and not is_named:
         return ("n", "p"), ()  # names that nobody can call it by, such as NumPy's x1 and x2
     positional = tuple(parameter.name for parameter in required if parameter.kind in _ONE_PER_ARGUMENT)
     keyword_only = inspect.Parameter.KEYWORD_ONLY

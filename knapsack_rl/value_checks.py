@@ -12,6 +12,7 @@ from knapsack_rl.value_function import ValueFunction
 __all__ = ["check_concave", "check_value"]
 
 _RATES = np.array([1e-3, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0 - 1e-3])
+_MOST_ROLLOUTS_TRIED = 512
 _STRENGTHS = np.array([1.0, 8.0, 256.0])
 _STATES = (
     TrainingState(),
@@ -39,8 +40,9 @@ def check_value(function: ValueFunction, n_low: int, n_up: int) -> None:
     with np.errstate(all="ignore"):
         for state in _STATES if function.needs_state else _STATES[:1]:
             at_state = function.for_state(state)
-            for n in sorted({n_low, min(n_low + 1, n_up), (n_low + n_up) // 2, n_up}):
+            for n in range(n_low, min(n_up, n_low + _MOST_ROLLOUTS_TRIED) + 1):
                 at_state.value(n, *parameters)
+            at_state.value(n_up, *parameters)
 
 
 def check_concave(function: ValueFunction, n_low: int, n_up: int) -> None:

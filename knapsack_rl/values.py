@@ -15,6 +15,7 @@ from typing import Any
 from knapsack_rl.analytic_value import AnalyticValue
 from knapsack_rl.arrays import Array
 from knapsack_rl.gradient_rules import DIFFERS_FROM_GREEDY, MIXED_GROUP, SUCCESSES
+from knapsack_rl.messages import reason_of
 from knapsack_rl.state_values import EASY_TO_HARD, HARD_LEANING
 from knapsack_rl.theory import beta_moment, expected_value, grpo_value, info_gain, reinforce_value, remax_value
 from knapsack_rl.user_values import UserValue, user_value
@@ -117,10 +118,9 @@ def _import_function(path: str) -> Callable[..., Any]:
     try:
         function = operator.attrgetter(function_name)(importlib.import_module(module_name))
     except Exception as error:  # a module of a user's own may raise anything
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"value function {path!r} cannot be imported: {reason}; expected 'package.module:function', with the "
-            "package on the Python path"
+            f"value function {path!r} cannot be imported: {reason_of(error)}; expected "
+            "'package.module:function', with the package on the Python path"
         ) from error
     if not callable(function):
         raise ValueError(f"value function {path!r} is a {type(function).__name__}, expected a callable f(n, p)")

@@ -45,7 +45,7 @@ def prompt_weights(budgets: Any, prompt_weight: str) -> Array:
     >>> prompt_weights([2, 2, 32], "sqrt").tolist()
     [3.0, 3.0, 0.75]
     """
-    if prompt_weight not in PROMPT_WEIGHTS:
+    if not (isinstance(prompt_weight, str) and prompt_weight in PROMPT_WEIGHTS):
         raise ValueError(f"prompt_weight must be one of {', '.join(PROMPT_WEIGHTS)}, got {prompt_weight!r}")
     rollouts = np.asarray(budgets, dtype=np.float64)
     if rollouts.ndim != 1 or rollouts.size == 0:

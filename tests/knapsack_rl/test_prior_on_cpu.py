@@ -197,3 +197,16 @@ def test_prompts_of_another_kind_and_ids_that_are_missing_are_refused(tmp_path):
     pq.write_table(pa.table({"prompt_id": pa.array([None], pa.string()), "success_rate": [0.5]}), file)
     with pytest.raises(PriorError, match="no text"):
         read_prior(file)
+
+
+@pytest.mark.parametrize("header", ["prompt_id,prompt_id,success_rate", "data_source,prompt,prompt,success_rate"])
+def test_a_column_that_is_there_twice_is_refused(tmp_path, header):
+    file = tmp_path / "prior.csv"
+    file.write_text(f"{header}\n{','.join('a' for _ in header.split(',')[1:])},0.5\n")
+    with pytest.raises(PriorError, match="has several columns 'prompt"):
+        read_prior(file)
+
+
+def test_the_ids_of_priors_are_strings():
+    with pytest.raises(TypeError, match="prompt ids must be strings as prompt_id makes them, got int"):
+        Explorer(ExplorationConfig(), prior={1: 0.5})

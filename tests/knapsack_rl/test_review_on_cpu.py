@@ -107,3 +107,23 @@ def test_a_review_outside_the_bounds_is_refused():
         ExplorationConfig.from_mapping({"review": {"after_steps": 0}})
     with pytest.raises(ConfigError, match="exploration.review.after_step is not a known key"):
         ExplorationConfig.from_mapping({"review": {"after_step": 9}})
+
+
+def test_a_review_costs_the_others_what_it_takes_and_unseen_prompts_keep_their_share():
+    prompts = ["s0", "s1", "s2", "s3", "m0", "m1", "u0", "u1"]
+
+    def budgets(**review):
+        explorer = Explorer(ExplorationConfig.from_mapping({"n_up": 32, "review": review}), rollouts_per_prompt=8)
+        seen, successes = np.repeat(prompts[:6], 4).tolist(), [1] * 16 + [1, 0, 1, 0] * 2
+        explorer.task_status.observe(seen, successes, epoch=0, step=1)
+        return explorer.plan(prompts, epoch=1, step=50).budgets.tolist()
+
+    assert budgets() == [2, 2, 2, 2, 20, 20, 8, 8]
+    assert budgets(after_steps=10, rollouts=3) == [3, 3, 3, 3, 18, 18, 8, 8]
+
+
+def test_unseen_prompts_give_way_where_their_share_does_not_fit():
+    assert knapsack_allocate([np.nan, np.nan, 0.5], 12, 2, 8, unseen_share=8).budgets.tolist() == [5, 5, 2]
+    assert knapsack_allocate([np.nan, np.nan, 0.5], 12, 2, 8, unseen_share=3).budgets.tolist() == [3, 3, 6]
+    with pytest.raises(ValueError, match="unseen_share must lie between n_low=2 and n_up=8, got 9"):
+        knapsack_allocate([np.nan, 0.5], 12, 2, 8, unseen_share=9)

@@ -535,6 +535,16 @@ def test_a_foreign_file_is_refused(tmp_path, write):
         TaskStatus.load(path)
 
 
+def test_what_is_no_state_is_refused():
+    with pytest.raises(TaskStatusError, match="the task status is a NoneType"):
+        TaskStatus().load_state_dict(None)
+
+
+def test_an_id_that_could_not_be_saved_is_refused():
+    with pytest.raises(TypeError, match="must not end in a NUL character"):
+        TaskStatus().observe(["a", "a\0"], [1, 0], epoch=0, step=0)
+
+
 def rewrite(path, **changes):
     with np.load(path) as archive:
         content = {**dict(archive), **changes}
@@ -565,6 +575,11 @@ def test_changed_content_is_refused(tmp_path, changes, message):
         ({"records": np.zeros(2)}, "records of an unknown layout"),
         ({"prompt_ids": np.array([b"a"])}, "1 prompt ids for 2 records"),
         ({"prompt_ids": np.array([b"a", b"a"])}, "1 prompt ids more than once"),
+        ({"prompt_ids": np.array([1, 2])}, "prompt ids of type int64: expected bytes"),
+        ({"prompt_ids": np.array("a")}, "1 prompt ids for 2 records"),
+        ({"epoch": "x"}, "epoch='x': expected an integer"),
+        ({"epoch": -5}, "epoch=-5: expected an integer, -1 before the first"),
+        ({"step": 1.5}, "step=1.5: expected an integer"),
     ],
 )
 def test_an_inconsistent_state_is_refused_and_changes_nothing(change, message):

@@ -221,3 +221,17 @@ def test_token_metrics_are_summed_over_the_batches_of_a_step():
     one = token_metrics(np.array([2, 4]), np.array([5.0, 10.0]), np.full(6, 9), 60.0)
     assert total_token_metrics([one, one])["allocation/planned_tokens"] == 100.0
     assert total_token_metrics([one, {}]) == {}
+
+
+@pytest.mark.parametrize("max_tokens", [float("nan"), -1.0, "9", True, None])
+def test_a_limit_that_is_no_number_is_refused(max_tokens):
+    with pytest.raises(ValueError, match="max_tokens must be a number of at least 0"):
+        TokenLimit(np.array([1.0, 2.0]), max_tokens)
+
+
+def test_lengths_are_one_number_for_each_prompt():
+    for lengths in ([1.0, -2.0], [1.0, float("nan")], ["a", "b"], [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match="lengths must be numbers of at least 0, one per prompt"):
+            TokenLimit(lengths, 9.0)
+    with pytest.raises(ValueError, match="the token limit has 3 lengths; expected one for each of 2"):
+        knapsack_allocate([0.5, 0.25], 8, 2, 6, token_limit=TokenLimit([1, 2, 3], 99))

@@ -89,6 +89,24 @@ def test_beliefs_reach_the_function_in_any_order_of_its_parameters():
     assert budgets[0] == budgets[1] == budgets[2]
 
 
+def rates_first(p, n, /):
+    return np.sqrt(n) * p
+
+
+def only_keywords(*anything, n, p):
+    return np.sqrt(n) * p
+
+
+def without_names(first, second, /):
+    return np.sqrt(first) * second
+
+
+@pytest.mark.parametrize("function", [rates_first, only_keywords, without_names])
+def test_names_decide_wherever_python_takes_the_arguments(function):
+    expected = knapsack_allocate([0.5, 0.25, 0.9], 40, value=lambda n, p: np.sqrt(n) * p)
+    assert knapsack_allocate([0.5, 0.25, 0.9], 40, value=function).budgets.tolist() == expected.budgets.tolist()
+
+
 def test_without_a_state_a_function_of_it_is_refused():
     with pytest.raises(ValueError, match="depends on the state of training: use"):
         knapsack_allocate([0.5, 0.25], 20, value=of_rates_and_state)
@@ -106,7 +124,11 @@ def test_without_a_state_a_function_of_it_is_refused():
         (lambda n, p, state: p * np.log(state.mean_success_rate), "gave -inf .*mean_success_rate=0.0"),
         (lambda n, p, state: p * state.loss, "failed .*'TrainingState' object has no attribute 'loss'"),
         (lambda n, p: p if p > 0.5 else 0.0, "Wrap a function of scalars in numpy.vectorize"),
-        (lambda n, p: {}["p"], "failed for n=2"),
+        (lambda n, p: {}["p"], "failed for n=2 .*: KeyError: 'p';"),
+        (lambda n, p: p + [][n], "failed for n=2 .*: list index out of range;"),
+        (lambda n, p: next(iter(())), "failed for n=2 .*: StopIteration;"),
+        (lambda n, p: p * np.log(np.maximum(11 - n, 0)), "gave -inf for p=0.001, N=11"),
+        (lambda n, p: p + 1j * n, "failed for n=2 .*: it returned complex numbers"),
         (lambda n, p: ["one"] * len(p), "failed for n=2"),
         (lambda n, p: p / (1 if n < 128 else 0) if n == 128 else p, "gave inf|failed"),
     ],

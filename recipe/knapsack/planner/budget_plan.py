@@ -77,7 +77,10 @@ def make_plan(
         ValueError: the population is smaller than a batch, or the allocation is impossible.
     """
     if not 1 <= batch_size <= len(population):
-        raise PlanError(f"batch size {batch_size} is not possible with {len(population)} prompts; lower --batch-size")
+        raise PlanError(
+            f"batch size {batch_size} is not possible with {len(population)} prompts; expected --batch-size from 1 to "
+            f"{len(population)}"
+        )
     order = np.random.default_rng(seed).permutation(len(population))
     batches = [population.take(part) for part in _full_batches(order, batch_size)]
     explorers = [

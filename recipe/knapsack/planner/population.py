@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from knapsack_rl.messages import one_line
 from knapsack_rl.task_status import TaskStatus
 from knapsack_rl.training_state import TrainingState
 
@@ -86,12 +88,23 @@ def load_population(
     """
     if path.suffix == ".npz":
         return _from_task_status(TaskStatus.load(path, **({} if estimator is None else {"estimator": estimator})))
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    # In a table of one column an untried prompt is an empty line.
+    readers = {".csv": partial(pd.read_csv, skip_blank_lines=False), ".parquet": pd.read_parquet}
     if path.suffix not in readers:
         raise PlanError(
             f"{path}: expected a file named .npz (task status), .csv or .parquet, got {path.suffix or 'none'!r}"
         )
-    return _from_table(readers[path.suffix](path), path, column, observed_rollouts)
+    if estimator is not None:
+        raise PlanError(
+            f"--estimator {estimator} chooses among the counts of a task status, and {path} is a table of rates"
+        )
+    try:
+        table = readers[path.suffix](path)
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError) as error:
+        raise PlanError(f"{path} cannot be read: {one_line(error)}") from error
+    return _from_table(table, path, column, observed_rollouts)
 
 
 def _from_task_status(status: TaskStatus) -> Population:

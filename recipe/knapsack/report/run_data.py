@@ -6,7 +6,6 @@ A run that still goes on, that crashed, or that lost a file gives what there is;
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -269,7 +268,7 @@ def _load_metrics(folder: Path, problems: list[str]) -> pd.DataFrame:
     except FileNotFoundError:
         problems.append(f"There is no {METRICS_FILE}: nothing that is measured per step is shown.")
         records = []
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         problems.append(f"{METRICS_FILE} is damaged ({error}): nothing that is measured per step is shown.")
         records = []
     if not records:

@@ -18,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from knapsack_rl import PROMPT_WEIGHTS
+from knapsack_rl import PROMPT_WEIGHTS, ExplorationConfig
 from knapsack_rl.config import check_preset
+from knapsack_rl.config_checks import check_reviews, check_token_limit, configured_value
 from knapsack_rl.presets import preset_value
 from recipe.knapsack.studies.learning_prompts import REGIMES, Regime
 from recipe.knapsack.studies.learning_simulation import CLAIRVOYANT, GRPO, PAPER, RULES, Rule, Scale, compare_rules
@@ -33,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         scale = Scale(options.num_prompts, options.batch_size, options.rollouts, options.num_steps, options.hard_length)
         rules = _rules(options)
+        for rule in rules:
+            _check(rule, scale)
+        if options.level is not None and not 0.0 < options.level < 1.0:
+            raise ValueError(f"level must lie strictly between 0 and 1, got {options.level}")
         if options.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {options.seeds}")
         regimes = {name: _regime(name, options.learning_rate) for name in options.regime or ["normalised"]}
@@ -121,6 +126,15 @@ def _rules(options: argparse.Namespace) -> Sequence[Rule]:
     exploration = _nested(settings)
     _refuse_without_effect(exploration)
     return GRPO, PAPER, Rule(", ".join(described), exploration, prompt_weight), CLAIRVOYANT
+
+
+def _check(rule: Rule, scale: Scale) -> None:
+    """Refuse what training refuses."""
+    config = ExplorationConfig.from_mapping(rule.exploration)
+    if config.allocator == "knapsack":
+        configured_value(config, "grpo")
+    check_token_limit(config, "grpo", scale.batch_size, scale.rollouts_per_prompt)
+    check_reviews(config, scale.batch_size, scale.rollouts_per_prompt)
 
 
 def _refuse_without_effect(exploration: Mapping[str, Any]) -> None:

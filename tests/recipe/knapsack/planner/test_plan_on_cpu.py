@@ -239,6 +239,9 @@ def test_picture_is_written(csv_file, tmp_path):
         (["rates.csv", "--column", "pass_rate", "--value", "remax"], "needs greedy_match_rates"),
         (["rates.csv", "--column", "pass_rate", "--observed-rollouts", "0"], "must be above 0"),
         (["rates.csv", "--column", "pass_rate", "--batch-size", "301"], "batch size 301 is not possible"),
+        (["rates.csv", "--column", "pass_rate", "--batch-size", "0"], "expected --batch-size from 1 to 300"),
+        (["rates.csv", "--column", "pass_rate", "--estimator", "beta"], "--estimator beta .* rates.csv is a table"),
+        (["empty.csv"], "empty.csv cannot be read"),
         (["rates.csv", "--column", "pass_rate", "--total-budget", "5"], "total_budget=5 cannot be placed"),
         (["rates.csv", "--column", "pass_rate", "--n-low", "1"], "n_low=1 is too small"),
     ],
@@ -246,11 +249,20 @@ def test_picture_is_written(csv_file, tmp_path):
 def test_errors_are_one_line_and_name_what_is_wrong(csv_file, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rates.txt").write_text("0.5\n")
+    (tmp_path / "empty.csv").touch()
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert re.search(message, captured.err), captured.err
+
+
+def test_an_empty_cell_is_an_untried_prompt_also_where_it_is_the_whole_line(tmp_path):
+    file = tmp_path / "rates.csv"
+    file.write_text("success_rate\n0.5\n\n0.25\n")
+    population = load_population(file)
+    assert len(population) == 3 and population.estimates()["success_rates"].tolist()[::2] == [0.5, 0.25]
+    assert np.isnan(population.estimates()["success_rates"][1])
 
 
 def test_runs_as_a_module_and_explains_itself():

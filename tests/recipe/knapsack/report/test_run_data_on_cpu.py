@@ -154,6 +154,13 @@ class TestFoldersThatLackSomething:
         assert any("metrics.jsonl is damaged" in problem for problem in run.problems)
         assert len(run.history)
 
+    @pytest.mark.parametrize("line", ['{"loss": 1}', "null", "[1, 2]", '{"step": "x"}'])
+    def test_a_line_without_a_step(self, tmp_path, line):
+        path = build_run(tmp_path, SMALL) / "metrics.jsonl"
+        path.write_text(f"{line}\n{path.read_text()}")
+        (problem,) = load_run(tmp_path).problems
+        assert "metrics.jsonl is damaged (line 1 is" in problem and "expected an object with a number 'step'" in problem
+
     def test_a_damaged_part_of_the_history(self, tmp_path):
         build_run(tmp_path, SyntheticRun(num_prompts=64, prompts_per_step=16, steps=120, planned_steps=120))
         first = sorted((tmp_path / "history").iterdir())[0]

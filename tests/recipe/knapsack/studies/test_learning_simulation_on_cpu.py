@@ -234,7 +234,16 @@ def test_without_a_rule_of_the_users_own_the_projects_are_compared(capsys):
         (["--set", "preset=best"], "exploration.preset='best' is not accepted: expected null or one of paper, "),
         (["--estimator", "bet"], "exploration.success_rate.estimator='bet' is not accepted"),
         (["--value", "no.such:function"], "no.such"),
-        (["--value", "expected", "--set", "n_low=9"], "expected between"),
+        (["--set", "n_low=9"], "expected between"),
+        (["--value", "expected"], "needs exploration.success_rate.estimator=beta, not previous_epoch"),
+        (["--set", "max_expected_tokens=0.1x"], "exploration.max_expected_tokens=0.1x cannot be met"),
+        (
+            ["--set", "max_expected_tokens=1.0x", "--set", "allocator=homogeneous"],
+            "needs exploration.allocator=knapsack",
+        ),
+        (["--set", "review={after_steps: 5, max_share: 0.001}"], "no prompt would ever be reviewed"),
+        (["--level", "nan"], "level must lie strictly between 0 and 1, got nan"),
+        (["--level", "2"], "level must lie strictly between 0 and 1, got 2.0"),
     ],
 )
 def test_what_cannot_run_is_told_in_one_line(options, message, capsys):
