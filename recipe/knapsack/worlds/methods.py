@@ -79,6 +79,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "hard_leaning_all": Method(
             "beta that forgets nothing, hard_leaning", {"value": "hard_leaning", "success_rate": _FORGETS_NOTHING}
         ),
+        "hard_leaning_all_sqrt": Method(
+            "beta that forgets nothing, hard_leaning, sqrt",
+            {"value": "hard_leaning", "success_rate": _FORGETS_NOTHING},
+            "sqrt",
+        ),
         "hard_leaning_sqrt": Method("beta, hard_leaning, sqrt", _HARD_LEANING, "sqrt"),
         "easy_to_hard_sqrt": Method("beta, easy_to_hard, sqrt", {**_BETA, "value": "easy_to_hard"}, "sqrt"),
     }
