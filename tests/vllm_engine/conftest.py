@@ -82,6 +82,11 @@ def process_group() -> Iterator[None]:
         import torch
 
         yield
+        # vLLM has to forget it too: tests of other modules may run between those of this one.
+        from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
+
+        destroy_model_parallel()
+        destroy_distributed_environment()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
