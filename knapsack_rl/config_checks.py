@@ -12,7 +12,7 @@ from knapsack_rl.token_limit import is_share, least_factor
 from knapsack_rl.value_checks import check_concave, check_value
 from knapsack_rl.value_function import ValueFunction
 from knapsack_rl.values import resolve_value_function
-from knapsack_rl.weighting import PROMPT_WEIGHTS
+from knapsack_rl.weighting import PROMPT_WEIGHT
 
 __all__ = ["check_adv_clip", "check_prompt_weight", "check_reviews", "check_token_limit", "configured_value"]
 
@@ -56,14 +56,14 @@ def check_adv_clip(adv_clip: object) -> None:
 
 
 def check_prompt_weight(prompt_weight: object) -> None:
-    """Refuse a weight of prompts that is not one of `PROMPT_WEIGHTS`.
+    """Refuse a weight of prompts that `PROMPT_WEIGHT` does not accept.
 
     Raises:
         ConfigError: naming the value.
     """
-    if not (isinstance(prompt_weight, str) and prompt_weight in PROMPT_WEIGHTS):
+    if not PROMPT_WEIGHT.accepts(prompt_weight):
         raise ConfigError(
-            f"algorithm.prompt_weight={prompt_weight!r} is not accepted: expected one of {', '.join(PROMPT_WEIGHTS)}."
+            f"algorithm.prompt_weight={prompt_weight!r} is not accepted: expected {PROMPT_WEIGHT.accepted}."
         )
 
 

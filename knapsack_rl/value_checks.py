@@ -40,9 +40,8 @@ def check_value(function: ValueFunction, n_low: int, n_up: int) -> None:
     with np.errstate(all="ignore"):
         for state in _STATES if function.needs_state else _STATES[:1]:
             at_state = function.for_state(state)
-            for n in range(n_low, min(n_up, n_low + _MOST_ROLLOUTS_TRIED) + 1):
+            for n in sorted({*range(n_low, min(n_up, n_low + _MOST_ROLLOUTS_TRIED)), n_up}):
                 at_state.value(n, *parameters)
-            at_state.value(n_up, *parameters)
 
 
 def check_concave(function: ValueFunction, n_low: int, n_up: int) -> None:

@@ -16,11 +16,13 @@ import numpy as np
 import scipy
 
 from knapsack_rl.arrays import Array
+from knapsack_rl.options import one_of
 
-__all__ = ["PROMPT_WEIGHTS", "expected_pull", "prompt_weights"]
+__all__ = ["PROMPT_WEIGHT", "PROMPT_WEIGHTS", "expected_pull", "prompt_weights"]
 
 PROMPT_WEIGHTS: Mapping[str, float] = MappingProxyType({"rows": 1.0, "sqrt": 0.5, "equal": 0.0})
 """The power of its rollouts by which a prompt counts in the update, by the names that configuration uses."""
+PROMPT_WEIGHT = one_of(tuple(PROMPT_WEIGHTS))
 
 
 def prompt_weights(budgets: Any, prompt_weight: str) -> Array:
@@ -45,8 +47,8 @@ def prompt_weights(budgets: Any, prompt_weight: str) -> Array:
     >>> prompt_weights([2, 2, 32], "sqrt").tolist()
     [3.0, 3.0, 0.75]
     """
-    if not (isinstance(prompt_weight, str) and prompt_weight in PROMPT_WEIGHTS):
-        raise ValueError(f"prompt_weight must be one of {', '.join(PROMPT_WEIGHTS)}, got {prompt_weight!r}")
+    if not PROMPT_WEIGHT.accepts(prompt_weight):
+        raise ValueError(f"prompt_weight must be {PROMPT_WEIGHT.accepted}, got {prompt_weight!r}")
     rollouts = np.asarray(budgets, dtype=np.float64)
     if rollouts.ndim != 1 or rollouts.size == 0:
         raise ValueError(f"budgets must hold the rollouts of at least one prompt, got shape {rollouts.shape}")

@@ -10,14 +10,13 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from training_process import TIME_LIMIT_SECONDS
 
 import verl
 import verl.upstream
 
 ROOT = Path(__file__).parent.parent
 SITE_PACKAGES = Path(sysconfig.get_paths()["purelib"])
-# What takes longer hangs: a worker of Ray yields to whatever else the machine does, for minutes.
-TIME_LIMIT = 900  # seconds
 
 
 def test_overlaid_modules_come_from_here_and_all_others_from_upstream():
@@ -70,7 +69,12 @@ def test_only_overlaid_modules_import_through_upstream():
 def run_python(code: str, *paths: Path, cwd: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=cwd, timeout=TIME_LIMIT
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        timeout=TIME_LIMIT_SECONDS,
     )
 
 
@@ -129,7 +133,7 @@ def wheel(source, tmp_path_factory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, source],
         check=True,
-        timeout=TIME_LIMIT,
+        timeout=TIME_LIMIT_SECONDS,
     )
     return next(folder.glob("*.whl"))
 
@@ -137,7 +141,7 @@ def wheel(source, tmp_path_factory) -> Path:
 def test_an_editable_installation_is_refused_with_what_to_do_instead(source, tmp_path):
     build = "import sys; from setuptools import build_meta; build_meta.build_editable(sys.argv[1])"
     result = subprocess.run(
-        [sys.executable, "-c", build, tmp_path], capture_output=True, text=True, cwd=source, timeout=TIME_LIMIT
+        [sys.executable, "-c", build, tmp_path], capture_output=True, text=True, cwd=source, timeout=TIME_LIMIT_SECONDS
     )
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == (
@@ -150,7 +154,7 @@ def test_an_editable_installation_is_refused_with_what_to_do_instead(source, tmp
 def installation(tmp_path_factory) -> Path:
     """A virtual environment with a verl 0.5.0 of its own; everything else is seen in this one's environment."""
     folder = tmp_path_factory.mktemp("installation") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=TIME_LIMIT)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=TIME_LIMIT_SECONDS)
     own = next(folder.glob("lib/python3*/site-packages"))
     (own / "others.pth").write_text(f"{SITE_PACKAGES}\n")
     for part in (SITE_PACKAGES / "verl", *SITE_PACKAGES.glob("verl-0.5.0*.dist-info")):
@@ -183,7 +187,12 @@ def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel
 
     def run(*command: str | Path) -> list[str]:
         result = subprocess.run(
-            [python, *command], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=TIME_LIMIT
+            [python, *command],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=TIME_LIMIT_SECONDS,
         )
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout.strip().splitlines()
@@ -210,7 +219,7 @@ def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel
 def test_the_installed_overlay_leaves_any_other_verl_alone(wheel, tmp_path):
     """With verl 0.9 installed, ``import verl`` is verl 0.9; without any, the method is there all the same."""
     folder = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=TIME_LIMIT)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=TIME_LIMIT_SECONDS)
     own = next(folder.glob("lib/python3*/site-packages"))
     (own / "others.pth").write_text(f"{_numpy_alone(tmp_path)}\n")
     python = folder / "bin" / "python"
@@ -218,7 +227,12 @@ def test_the_installed_overlay_leaves_any_other_verl_alone(wheel, tmp_path):
 
     def run(*command: str | Path) -> str:
         result = subprocess.run(
-            [python, *command], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=TIME_LIMIT
+            [python, *command],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            timeout=TIME_LIMIT_SECONDS,
         )
         assert result.returncode == 0, result.stderr[-2000:]
         return result.stdout.strip()

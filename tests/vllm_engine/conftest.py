@@ -79,16 +79,12 @@ def process_group() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _rank_of_one_worker().items():
             patch.setenv(name, value)
-        import torch
-
         yield
         # vLLM has to forget it too: tests of other modules may run between those of this one.
         from vllm.distributed import destroy_distributed_environment, destroy_model_parallel
 
         destroy_model_parallel()
-        destroy_distributed_environment()
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        destroy_distributed_environment()  # torch's group with it
 
 
 SLEEPS = pytest.param(True, id="sleeping", marks=pytest.mark.needs_gpu_pins)

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import hydra
 from omegaconf import DictConfig
 
+from knapsack_rl.messages import one_line
 from recipe.knapsack.dry_run.preflight import Missing, find_errors, find_missing, find_unknown_keys
 from recipe.knapsack.planner.model_size import model_size
 from recipe.knapsack.planner.step_plan_text import format_plan, memory_warnings
@@ -95,7 +96,7 @@ def main(overrides: Sequence[str] | None = None) -> int:
     except COMPOSITION_ERRORS as error:
         text, errors = "", [explain_composition_error(error)]
     except (ValueError, OSError) as error:
-        text, errors = "", [" ".join(str(error).split())]
+        text, errors = "", [one_line(error)]
     for error in errors:
         print(f"error: {error}", file=sys.stderr)
     if text:

@@ -9,6 +9,7 @@ import hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from knapsack_rl.messages import one_line
 from verl.trainer.config.checks import iterate_scalars
 
 __all__ = ["COMPOSITION_ERRORS", "explain_composition_error"]
@@ -27,7 +28,7 @@ def explain_composition_error(error: Exception) -> str:
         return _explain_parse_error(error)
     unknown = re.search(r"Could not override '([^']+)'", str(error))
     if unknown is None:
-        return " ".join(str(error).split())
+        return one_line(error)
     key = unknown.group(1)
     with hydra.initialize_config_module("verl.trainer.config", version_base=None):
         known = [name for name, _ in iterate_scalars(hydra.compose("knapsack_trainer"))]

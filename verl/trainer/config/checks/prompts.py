@@ -20,6 +20,7 @@ import pyarrow.parquet
 from omegaconf import DictConfig
 
 from knapsack_rl.config import ConfigError
+from knapsack_rl.messages import one_line
 from verl.trainer.config.checks.facts import Facts
 from verl.trainer.config.checks.models import has_tokenizer
 from verl.trainer.config.checks.reading import DATA_KEYS, local_data_files, prompts_per_batch
@@ -144,9 +145,9 @@ def load_tokenizer(config: DictConfig, folder: Path) -> Any:
     try:
         tokenizer = hf_tokenizer(str(folder), trust_remote_code=config.data.get("trust_remote_code", False))
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"actor_rollout_ref.model.path={path}: its tokenizer cannot be loaded: {type(error).__name__}: {reason}"
+            f"actor_rollout_ref.model.path={path}: its tokenizer cannot be loaded: {type(error).__name__}: "
+            f"{one_line(error)}"
         ) from error
     is_multimodal = (folder / "preprocessor_config.json").is_file()
     if tokenizer.chat_template is None and not is_multimodal and config.data.custom_cls.path is None:
@@ -223,10 +224,9 @@ def _refusing(prompts: Prompts) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
             f"{prompts.key} holds prompts that the model's chat template or tokenizer refuses: {type(error).__name__}: "
-            f"{reason}. Mend them, or use another model."
+            f"{one_line(error)}. Mend them, or use another model."
         ) from error
 
 

@@ -32,7 +32,6 @@ _OF_THE_METHOD = (
     "algorithm.prompt_weight",
 )
 _NEW_RUN = "start a new run with trainer.resume_mode=disable in another trainer.default_local_dir"
-_ABSENT = object()
 # What verl shuffles by if data.seed is not there.
 _DEFAULT_DATA_SEED = 1
 # Keys of a model's config.json without which weights do not fit.
@@ -296,12 +295,14 @@ def _changed_method(config: DictConfig, checkpoint: Path) -> list[str]:
     """A line for each key of the method that another value trained the checkpoint with."""
     file = checkpoint.parent / CONFIG_FILE
     before = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    now = {key: OmegaConf.select(config, key) for key in _OF_THE_METHOD}
+    # Of a key that runs of earlier versions lack, no change is known.
+    then = {key: OmegaConf.select(before, key, default=value) for key, value in now.items()}
     return [
-        f"{key}={_shown(_value(config, key))} from here on: {checkpoint} was trained with "
-        f"{_shown(_value(before, key))}. Give another trainer.default_local_dir if this was to be a run of its own."
+        f"{key}={_shown(now[key])} from here on: {checkpoint} was trained with {_shown(then[key])}. Give another "
+        "trainer.default_local_dir if this was to be a run of its own."
         for key in _OF_THE_METHOD
-        # Runs of earlier versions lack some.
-        if OmegaConf.select(before, key, default=_ABSENT) is not _ABSENT and _value(before, key) != _value(config, key)
+        if then[key] != now[key]
     ]
 
 
