@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from knapsack_rl.allocation_rules import AllocationRules, placed_by_rule
+from knapsack_rl.allocation_rules import AllocationRules, placed_by_rule, rule_index
 from knapsack_rl.arrays import Array
 from knapsack_rl.estimates import Estimates, PromptClasses
 from knapsack_rl.solvers.even_shares import even_split
@@ -49,12 +49,15 @@ class Allocation:
             that is not unseen; ``unseen``: the homogeneous share of unseen prompts; ``knapsack``: the optimum;
             ``fallback``: prompts that never succeeded; ``review``: what floors by age add to N_low; ``remainder``: what
             none of these could take.
+        rules: (M,) int64 indices into `PLACING_RULES`, the rule that decided on each prompt's rollouts: the one that
+            placed those beyond N_low, or ``minimum`` if there are none. -1, or None for all, where it is not told.
     """
 
     budgets: Array
     total_value: float
     expected_effective_ratio: float
     placed: Mapping[str, int]
+    rules: Array | None = None
 
 
 def homogeneous_allocate(
@@ -90,13 +93,14 @@ def homogeneous_allocate(
         )
     budgets = even_split(total_budget, num_prompts)
     placed = placed_by_rule(total_budget, minimum=total_budget // num_prompts * num_prompts)
+    rules = np.full(num_prompts, rule_index("homogeneous"))
     if success_rates is None and beliefs is None:
-        return Allocation(budgets, np.nan, np.nan, placed)
+        return Allocation(budgets, np.nan, np.nan, placed, rules)
     function = resolve_value_function(value)
     estimates = Estimates.check(function, success_rates, greedy_match_rates, beliefs)
     if len(estimates) != num_prompts:
         raise ValueError(f"estimates for {len(estimates)} prompts were given, expected num_prompts={num_prompts}")
-    return _describe(budgets, placed, function, estimates)
+    return _describe(budgets, placed, rules, function, estimates)
 
 
 def effective_ratio(budgets: Array, shares: Array) -> float:
@@ -243,7 +247,8 @@ def knapsack_allocate(
         is_decided = rules.classes.is_mixed
         solve = partial(rules.solve_within, token_limit.lengths[is_decided])
         budgets = within(token_limit, rules.place, solve, fallback_rollouts, is_decided, n_low, n_up)
-    return _describe(budgets, rules.placed(budgets, fallback_rollouts), function, estimates)
+    placed = rules.placed(budgets, fallback_rollouts)
+    return _describe(budgets, placed, rules.rules(budgets, fallback_rollouts), function, estimates)
 
 
 def _as_integer(value: Any, name: str) -> int:
@@ -279,7 +284,9 @@ def _check_bounds(
     return total_budget, n_low, n_up
 
 
-def _describe(budgets: Array, placed: Mapping[str, int], function: ValueFunction, estimates: Estimates) -> Allocation:
+def _describe(
+    budgets: Array, placed: Mapping[str, int], rules: Array, function: ValueFunction, estimates: Estimates
+) -> Allocation:
     is_mixed = PromptClasses.of(estimates).is_mixed
     parameters = tuple(parameter[is_mixed] for parameter in estimates.parameters(function))
     return Allocation(
@@ -287,4 +294,5 @@ def _describe(budgets: Array, placed: Mapping[str, int], function: ValueFunction
         total_value=float(function.values_at(budgets[is_mixed], parameters).sum()),
         expected_effective_ratio=effective_ratio(budgets, estimates.effective_shares(budgets, function.gradient_rule)),
         placed=placed,
+        rules=rules,
     )

@@ -17,7 +17,10 @@ from knapsack_rl.solvers.token_limited import solve_within_tokens
 from knapsack_rl.theory import rollouts_for_confidence
 from knapsack_rl.value_function import ValueFunction
 
-__all__ = ["AllocationRules", "placed_by_rule"]
+__all__ = ["PLACING_RULES", "AllocationRules", "placed_by_rule", "rule_index"]
+
+PLACING_RULES = ("homogeneous", "unseen", "minimum", "knapsack", "fallback", "review", "remainder")
+"""What decides on the rollouts of a prompt; see `Allocation`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,16 @@ class AllocationRules:
         left = self.total_budget - int(self._minimum().sum())
         return _fallback_amount(self.estimates, self.classes, left, self.n_low, self.n_up, confidence)
 
+    def rules(self, budgets: Array, fallback_rollouts: int) -> Array:
+        """(M,) int64 indices into `PLACING_RULES`: what decided on each of the budgets that `place` made."""
+        classes = self.classes
+        unsolved = rule_index("fallback" if fallback_rollouts > 0 else "remainder")
+        return np.select(
+            [classes.is_unseen, budgets <= self.n_low, classes.is_mixed, classes.is_unsolved],
+            [rule_index("unseen"), rule_index("minimum"), rule_index("knapsack"), unsolved],
+            default=rule_index("remainder"),
+        )
+
     def placed(self, budgets: Array, fallback_rollouts: int) -> Mapping[str, int]:
         """How many rollouts of budgets that `place` made each rule placed; see `Allocation`."""
         classes, share = self.classes, self.unseen_share
@@ -101,6 +114,11 @@ class AllocationRules:
             knapsack=int(beyond[classes.is_mixed].sum()),
             fallback=min(fallback_rollouts, int(beyond[classes.is_unsolved].sum())),
         )
+
+
+def rule_index(rule: str | None) -> int:
+    """Place of a rule in `PLACING_RULES`; -1 for None, which is not told."""
+    return -1 if rule is None else PLACING_RULES.index(rule)
 
 
 def placed_by_rule(

@@ -14,6 +14,7 @@ import numpy as np
 
 from knapsack_rl.advantage_estimators import advantage_estimator, value_for_adv_estimator
 from knapsack_rl.allocation import Allocation, homogeneous_allocate, knapsack_allocate
+from knapsack_rl.allocation_rules import PLACING_RULES
 from knapsack_rl.arrays import Array
 from knapsack_rl.config import ExplorationConfig
 from knapsack_rl.dispatch import packed_order, random_order
@@ -61,6 +62,13 @@ class Plan:
     def budgets(self) -> Array:
         """(M,) int64, rollouts of each prompt; they add up to the step's total budget."""
         return self.allocation.budgets
+
+    @property
+    def rules(self) -> list[str | None]:
+        """M names out of `PLACING_RULES`, what decided on each prompt's rollouts; None where it is not told."""
+        if self.allocation.rules is None:
+            return [None] * len(self.prompt_ids)
+        return [PLACING_RULES[rule] if rule >= 0 else None for rule in self.allocation.rules]
 
 
 class Explorer:

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("budget", pa.int64()),  # rollouts
         ("successes", pa.int64()),  # among them
         ("response_tokens", pa.int64()),  # of all of them together
+        ("rule", pa.string()),  # of PLACING_RULES, what decided on the budget; null = not told
     ]
 )
 
@@ -78,6 +79,7 @@ class ExplorationHistory:
         budgets: Array,
         successes: Array,
         response_tokens: Array,
+        rules: Sequence[str | None] | None = None,
     ) -> None:
         """Add the M prompts of one generated batch; a step may be appended in several calls.
 
@@ -88,6 +90,7 @@ class ExplorationHistory:
             budgets: (M,) rollouts of each prompt.
             successes: (M,) how many of them succeeded.
             response_tokens: (M,) response tokens of all of the prompt's rollouts together.
+            rules: M names out of `PLACING_RULES`, what decided on the budgets; None where it is not told.
 
         Raises:
             ValueError: a column does not have M entries, M is 0, or `step` is negative.
@@ -102,6 +105,7 @@ class ExplorationHistory:
             "budget": budgets,
             "successes": successes,
             "response_tokens": response_tokens,
+            "rule": [None] * num_prompts if rules is None else list(rules),
         }
         for name, column in columns.items():
             if num_prompts == 0 or np.shape(column) != (num_prompts,):
@@ -126,6 +130,7 @@ class ExplorationHistory:
             plan.budgets,
             outcomes.successes_by_prompt(num_prompts),
             outcomes.response_tokens_by_prompt(num_prompts),
+            plan.rules,
         )
 
     def flush(self) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from knapsack_rl.allocation import Allocation, effective_ratio
+from knapsack_rl.allocation_rules import rule_index
 from knapsack_rl.arrays import Array
 from knapsack_rl.estimates import Estimates
 from knapsack_rl.gradient_rules import GradientRule
@@ -69,22 +70,23 @@ def with_floors(
     Returns:
         The allocation; ``placed["review"]`` counts what floors add to `n_low`. ``total_value`` is that of the others.
     """
-    everyone = np.arange(len(floors))
-    is_set = np.zeros(len(floors), dtype=bool)
-    allocation = allocate(everyone, total_budget)
-    budgets = allocation.budgets
-    while (below := ~is_set & (budgets < floors)).any():
-        is_set |= below
-        left, others = total_budget - int(floors[is_set].sum()), everyone[~is_set]
+    chosen = np.arange(len(floors))
+    allocation = allocate(chosen, total_budget)
+    while (is_below := allocation.budgets < floors[chosen]).any():
+        others = chosen[~is_below]
+        left = total_budget - int(floors.sum() - floors[others].sum())
         if not len(others) * n_low <= left <= len(others) * n_up or len(others) == 0:
             break
-        allocation = allocate(others, left)
-        budgets = floors.copy()
-        budgets[~is_set] = allocation.budgets
-    reviewed = int(budgets.sum() - allocation.budgets.sum())
-    num_set = len(budgets) - len(allocation.budgets)
+        chosen, allocation = others, allocate(others, left)
+    budgets = floors.copy()
+    budgets[chosen] = allocation.budgets
+    num_set = len(floors) - len(chosen)
     placed = dict(allocation.placed)
     placed["minimum"] += num_set * n_low
-    placed["review"] = reviewed - num_set * n_low
+    placed["review"] = int(budgets.sum() - allocation.budgets.sum()) - num_set * n_low
+    rules = None
+    if allocation.rules is not None:
+        rules = np.full(len(floors), rule_index("review"))
+        rules[chosen] = allocation.rules
     ratio = effective_ratio(budgets, known.effective_shares(budgets, rule))
-    return replace(allocation, budgets=budgets, expected_effective_ratio=ratio, placed=placed)
+    return replace(allocation, budgets=budgets, expected_effective_ratio=ratio, placed=placed, rules=rules)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from knapsack_rl.allocation import Allocation
+from knapsack_rl.allocation_rules import rule_index
 from knapsack_rl.explorer import Explorer, Plan
 from knapsack_rl.outcomes import Outcomes
 from knapsack_verl09.sessions import Sessions
@@ -33,6 +34,7 @@ class PlannedGroup:
         success_rate: the estimate that the plan used; None = unseen.
         predicted_share: of its rollouts, with a gradient; None = no forecast.
         expected_length: response tokens expected of a rollout; None = unknown.
+        rule: what decided on its rollouts, of `PLACING_RULES`; None = not told.
     """
 
     prompt_id: str
@@ -40,6 +42,7 @@ class PlannedGroup:
     success_rate: float | None
     predicted_share: float | None
     expected_length: float | None = None
+    rule: str | None = None
 
 
 class Groups:
@@ -65,7 +68,7 @@ class Groups:
         """The prompts of ``plan`` are on their way under these uids."""
         lengths = np.full(len(uids), np.nan) if plan.expected_lengths is None else plan.expected_lengths
         columns = (plan.success_rates, plan.predicted_shares, lengths)
-        for uid, identity, *known in zip(uids, plan.prompt_ids, *map(_null_for_nan, columns), strict=True):
+        for uid, identity, *known in zip(uids, plan.prompt_ids, *map(_null_for_nan, columns), plan.rules, strict=True):
             self._planned[uid] = PlannedGroup(identity, plan.epoch, *known)
         self._fallback_rollouts += plan.allocation.placed["fallback"]
 
@@ -131,12 +134,13 @@ def _plan_of(
     groups: Sequence[PlannedGroup], rollouts: np.ndarray, *, epoch: int, step: int, fallback_rollouts: int
 ) -> Plan:
     placed = {"fallback": fallback_rollouts}
+    rules = np.array([rule_index(group.rule) for group in groups])
     return Plan(
         prompt_ids=tuple(group.prompt_id for group in groups),
         epoch=epoch,
         step=step,
         success_rates=np.array([group.success_rate for group in groups], dtype=np.float64),
-        allocation=Allocation(rollouts, np.nan, np.nan, placed),
+        allocation=Allocation(rollouts, np.nan, np.nan, placed, rules),
         predicted_shares=np.array([group.predicted_share for group in groups], dtype=np.float64),
         order=np.repeat(np.arange(len(groups)), rollouts),
         expected_lengths=np.array([group.expected_length for group in groups], dtype=np.float64),

@@ -19,6 +19,7 @@ from knapsack_rl import (
     reinforce_value,
     remax_value,
 )
+from knapsack_rl.allocation_rules import PLACING_RULES
 
 NAN = float("nan")
 # In a bare environment the versions of NumPy are in question, not the properties.
@@ -97,6 +98,26 @@ def test_sum_bounds_and_account_are_exact(instance, value, fallback, confidence)
     assert min(allocation.placed.values()) >= 0
     ratio = allocation.expected_effective_ratio
     assert np.isnan(ratio) or 0.0 <= ratio <= 1.0 + 1e-12
+
+
+@deterministic
+@given(instances(), VALUES, st.booleans())
+def test_the_rule_of_each_prompt_fits_its_estimate_its_budget_and_the_account(instance, value, fallback):
+    rates, total_budget, n_low, n_up = instance
+    options, _ = value_of(value, rates)
+    allocation = knapsack_allocate(rates, total_budget, n_low, n_up, value=value, fallback=fallback, **options)
+    rules = np.array(PLACING_RULES)[allocation.rules]
+    beyond = {rule: int((allocation.budgets - n_low)[rules == rule].sum()) for rule in PLACING_RULES}
+    assert (allocation.budgets[rules == "minimum"] == n_low).all()
+    assert (allocation.budgets[~np.isin(rules, ("minimum", "unseen"))] > n_low).all()
+    assert beyond["knapsack"] == allocation.placed["knapsack"]
+    assert beyond["fallback"] >= allocation.placed["fallback"] and (beyond["fallback"] == 0 or fallback)
+    assert (rules != "review").all() and (rules != "homogeneous").all()
+    if value == "expected":
+        assert set(rules) <= {"knapsack", "minimum"}
+    else:
+        assert (rates[rules == "fallback"] == 0).all() and np.isin(rates[rules == "remainder"], (0, 1)).all()
+        assert (rules[np.isnan(rates)] == "unseen").all()
 
 
 @deterministic

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 pq = pytest.importorskip("pyarrow.parquet")
 
 from knapsack_rl import history as exploration_history  # noqa: E402
+from knapsack_rl.allocation_rules import PLACING_RULES  # noqa: E402
 from knapsack_rl.history import SCHEMA, ExplorationHistory, HistoryError, read_history  # noqa: E402
 
 
@@ -31,6 +32,7 @@ def step_rows(step, num_prompts=3):
         "budgets": budgets,
         "successes": random.integers(0, budgets + 1),
         "response_tokens": random.integers(1, 10_000, num_prompts),
+        "rules": random.choice([*PLACING_RULES, None], num_prompts).tolist(),
     }
 
 
@@ -72,6 +74,7 @@ def test_what_is_appended_is_read_back(tmp_path):
     assert table["prompt_id"].to_pylist() == [identity for row in rows for identity in row["prompt_ids"]]
     estimates = table["estimate"].to_pandas().to_numpy()
     np.testing.assert_array_equal(estimates, np.concatenate([row["estimates"] for row in rows]))
+    assert table["rule"].to_pylist() == [rule for row in rows for rule in row["rules"]]
     for column, argument in (("budget", "budgets"), ("successes", "successes"), ("response_tokens", "response_tokens")):
         np.testing.assert_array_equal(table[column], np.concatenate([row[argument] for row in rows]))
 

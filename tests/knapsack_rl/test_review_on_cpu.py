@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, TaskStatus, grpo_value, knapsack_allocate
+from knapsack_rl.allocation_rules import PLACING_RULES
 from knapsack_rl.config import ConfigError
 from knapsack_rl.estimates import Estimates
 from knapsack_rl.gradient_rules import MIXED_GROUP
@@ -64,6 +65,12 @@ def test_floors_that_all_have_change_nothing():
     free, same = knapsack_allocate(rates, 60), allocated(rates, [2] * 5, 60, 128)
     assert same.budgets.tolist() == free.budgets.tolist()
     assert {**free.placed, "review": 0} == same.placed
+    assert free.rules.tolist() == same.rules.tolist()
+
+
+def test_a_prompt_at_its_floor_was_placed_by_its_review():
+    rules = allocated([1.0, 0.05, 1.0, np.nan, 0.0], [6, 6, 2, 2, 2], 80, 128).rules
+    assert [PLACING_RULES[rule] for rule in rules] == ["review", "knapsack", "minimum", "unseen", "fallback"]
 
 
 def test_a_review_is_a_visit_with_mixed_outcomes_or_with_enough_rollouts():

@@ -33,6 +33,7 @@ def test_what_came_back_is_learned_and_not_what_was_planned():
     [(plan, outcomes)] = groups.learn(step=1)
     assert dict(zip(plan.prompt_ids, plan.budgets.tolist())) == {"r": 2, "p": 4, "q": 1}
     assert len(outcomes.scores) == 7 and len(groups) == 0
+    assert plan.rules == ["unseen"] * 3
     rates = planner.task_status.success_rates(["p", "q", "r"], epoch=1)
     assert rates.tolist() == [0.75, 1.0, 0.0]
     assert groups.learn(step=2) == []
@@ -86,6 +87,17 @@ def test_groups_under_way_survive_a_checkpoint():
     assert after.state_dict() == before.state_dict() and len(after) == 2
     after.take_back(["u1"], sessions(u1=[1.0]))
     assert after.learn(step=9)[0][0].epoch == 3
+
+
+def test_a_checkpoint_of_a_version_that_did_not_record_rules_is_taken():
+    before, after = Groups(explorer(), 0.0), Groups(explorer(), 0.0)
+    before.add(explorer().plan(["p", "q"], epoch=0, step=1), ["u1", "u2"])
+    state = before.state_dict()
+    del state["u1"]["rule"]
+    after.load_state_dict(state)
+    after.take_back(["u1", "u2"], sessions(u1=[1.0], u2=[0.0]))
+    [(plan, _)] = after.learn(step=1)
+    assert dict(zip(plan.prompt_ids, plan.rules)) == {"p": None, "q": "unseen"}
 
 
 def test_a_session_alone_has_no_advantage_and_a_padding_free_group_keeps_its_own():

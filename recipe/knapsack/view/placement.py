@@ -1,4 +1,4 @@
-"""Which rule of the allocation placed a prompt's rollouts, told from what the history keeps."""
+"""Which rule of the allocation decided on a prompt's rollouts: words, and a guess where the history does not tell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ RULES: Mapping[str, str] = {
     "knapsack": "The knapsack optimum for the prompt's estimated success rate.",
     "fallback": "Never solved in what the estimate counts: the fallback gave it a share of what the others left.",
     "minimum": "The least that every prompt gets (exploration.n_low): more would not have paid.",
-    "rest": "Always solved; it got more than the minimum because the budget could not be placed elsewhere.",
+    "review": "It had told nothing for long (exploration.review): it got the rollouts of a review.",
+    "remainder": "It got more than the minimum because no other rule could place the rollouts.",
     "homogeneous": "The allocator is homogeneous: every prompt gets the same.",
     "unknown": "The run's folder does not tell: its configuration or the estimate was not kept.",
 }
@@ -20,7 +21,9 @@ RULES: Mapping[str, str] = {
 
 
 def placing_rule(estimate: float | None, budget: int, exploration: Mapping[str, Any]) -> str:
-    """The rule, one of `RULES`, that placed ``budget`` rollouts on a prompt.
+    """The rule, one of `RULES`, that most likely placed ``budget`` rollouts, for runs that did not record it.
+
+    Estimates and bounds do not tell reviews, nor what beliefs decided.
 
     Args:
         estimate: success rate that the allocation used; None = unseen.
@@ -29,7 +32,7 @@ def placing_rule(estimate: float | None, budget: int, exploration: Mapping[str, 
 
     >>> settings = {"allocator": "knapsack", "n_low": 2}
     >>> [placing_rule(rate, 9, settings) for rate in (None, 0.0, 0.5, 1.0)], placing_rule(0.5, 2, settings)
-    (['unseen', 'fallback', 'knapsack', 'rest'], 'minimum')
+    (['unseen', 'fallback', 'knapsack', 'remainder'], 'minimum')
     """
     if exploration.get("allocator") == "homogeneous":
         return "homogeneous"
@@ -41,5 +44,5 @@ def placing_rule(estimate: float | None, budget: int, exploration: Mapping[str, 
     if budget <= n_low:
         return "minimum"
     if estimate == 0:
-        return "fallback" if exploration.get("fallback", True) else "rest"
-    return "rest" if estimate == 1 else "knapsack"
+        return "fallback" if exploration.get("fallback", True) else "remainder"
+    return "remainder" if estimate == 1 else "knapsack"

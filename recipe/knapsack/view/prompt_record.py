@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knapsack_rl.allocation_rules import PLACING_RULES
 from knapsack_rl.rollout_dump import DUMP_SCHEMA
 from knapsack_rl.run_folder import ROLLOUTS_FOLDER
 from recipe.knapsack.view.placement import placing_rule
@@ -104,8 +105,10 @@ def visits_of(database: sqlite3.Connection, prompt: PromptRecord, run: int, file
     """The prompt's visits in a run, in the order of steps."""
     visits = []
     for record in load_visits(database, run, prompt.number).tolist():
-        step, epoch, estimate, budget, successes, tokens = (None if _is_missing(value) else value for value in record)
-        rule = placing_rule(estimate, budget, files.exploration)
+        step, epoch, estimate, budget, successes, tokens, recorded = (
+            None if _is_missing(value) else value for value in record
+        )
+        rule = placing_rule(estimate, budget, files.exploration) if recorded is None else PLACING_RULES[recorded]
         visits.append(Visit(step, epoch, estimate, budget, successes, tokens, rule))
     return visits
 

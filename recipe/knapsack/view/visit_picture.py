@@ -15,7 +15,8 @@ RULE_COLORS = {  # Okabe and Ito (2008): distinguishable with every kind of colo
     "knapsack": "#0072B2",
     "fallback": "#D55E00",
     "minimum": "#009E73",
-    "rest": "#CC79A7",
+    "review": "#E69F00",
+    "remainder": "#CC79A7",
     "homogeneous": "#56B4E9",
     "unknown": "#000000",
 }

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from knapsack_rl.allocation_rules import PLACING_RULES
 
 __all__ = ["NO_NUMBER", "VISIT", "add_visits", "column_values", "load_visits"]
 
@@ -24,9 +27,13 @@ VISIT = np.dtype(
         ("budget", np.int64),
         ("successes", np.int64),
         ("tokens", np.int64),
+        ("rule", np.int64),  # place in PLACING_RULES
     ]
 )
-_HISTORY_COLUMNS = {**{name: name for name in VISIT.names or ()}, "tokens": "response_tokens"}
+_HISTORY_COLUMNS = {
+    **{name: name for name in VISIT.names or () if name != "rule"},
+    "tokens": "response_tokens",
+}
 
 
 def add_visits(database: sqlite3.Connection, run: int, prompts: np.ndarray, history: pa.Table) -> None:
@@ -41,6 +48,8 @@ def add_visits(database: sqlite3.Connection, run: int, prompts: np.ndarray, hist
     visits = np.empty(len(history), dtype=VISIT)
     for name, column in _HISTORY_COLUMNS.items():
         visits[name] = column_values(history[column], missing=np.nan if name == "estimate" else NO_NUMBER)
+    rules = pc.index_in(history["rule"], value_set=pa.array(PLACING_RULES))
+    visits["rule"] = column_values(rules, missing=NO_NUMBER)
     order = np.argsort(prompts, kind="stable")
     prompts, visits = prompts[order], visits[order]
     stored = _stored(database, run, np.unique(prompts))

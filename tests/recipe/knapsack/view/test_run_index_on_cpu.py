@@ -14,6 +14,7 @@ from synthetic_run import SyntheticRun, build_run, messages
 from view_runs import make_index
 
 from knapsack_rl import prompt_id
+from knapsack_rl.allocation_rules import PLACING_RULES
 from knapsack_rl.history import ExplorationHistory, read_history
 from knapsack_rl.step_parts import list_parts
 from recipe.knapsack.view import run_index
@@ -21,6 +22,7 @@ from recipe.knapsack.view.placement import RULES, placing_rule
 from recipe.knapsack.view.prompt_record import find_prompt, kept_rollouts, kept_steps, visits_of
 from recipe.knapsack.view.prompt_table import LISTS, TableQuery, expected_never_solved
 from recipe.knapsack.view.run_files import RunFiles, ViewError, distinct_names
+from recipe.knapsack.view.visit_picture import RULE_COLORS
 
 
 def table(index, **query):
@@ -160,7 +162,23 @@ def test_visits_carry_the_rule_that_placed_them(indexed, run_folders):
 
 def test_a_rule_that_the_folder_does_not_tell_is_unknown():
     assert placing_rule(0.5, 8, {}) == "unknown"
-    assert placing_rule(0.0, 8, {"n_low": 2, "fallback": False}) == "rest"
+    assert placing_rule(0.0, 8, {"n_low": 2, "fallback": False}) == "remainder"
+
+
+def test_a_recorded_rule_is_shown_and_one_of_a_newer_version_is_guessed(tmp_path):
+    folder = tmp_path / "run"
+    history = ExplorationHistory(folder / "history")
+    rules = ["review", "knapsack", "a newer rule", None]
+    ids = [prompt_id("made-up", messages(number)) for number in range(4)]
+    ones = np.ones(4, dtype=np.int64)
+    history.append(1, 0, ids, np.array([1.0, 0.0, 0.0, 0.5]), 8 * ones, ones, ones, rules)
+    history.flush()
+    (folder / "config.yaml").write_text("exploration: {allocator: knapsack, n_low: 2}")
+    index, _ = make_index(tmp_path / "index.sqlite", folder)
+    with index.connect() as database:
+        shown = [visits_of(database, find_prompt(database, one), 0, index.runs[0])[0].rule for one in ids]
+    assert shown == ["review", "knapsack", "fallback", "knapsack"]
+    assert set(RULES) == {*PLACING_RULES, "unknown"} == set(RULE_COLORS)
 
 
 # ---------------------------------------------------------------- rollouts
@@ -242,7 +260,9 @@ def test_a_history_of_an_older_version_opens_with_the_columns_that_it_has(run_fo
     from knapsack_rl import step_parts
 
     folder = tmp_path / "old"
-    history = read_history(run_folders["knapsack"] / "history").drop_columns(["response_tokens", "epoch", "estimate"])
+    history = read_history(run_folders["knapsack"] / "history").drop_columns(
+        ["response_tokens", "epoch", "estimate", "rule"]
+    )
     step_parts.write_part(folder / "history", history)
     index, _ = make_index(tmp_path / "index.sqlite", folder)
     shown = table(index).set_index("id")
