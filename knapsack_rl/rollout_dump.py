@@ -126,18 +126,18 @@ class RolloutDump:
         self.limit_bytes = limit_bytes
         self._buffer: list[tuple[int, pa.Table]] = []
 
-    def append(self, step: int, epoch: int, columns: Mapping[str, Sequence[Any] | Array]) -> None:
+    def append(self, step: int, epoch: int | Array, columns: Mapping[str, Sequence[Any] | Array]) -> None:
         """Add rollouts of a step that follows those before it.
 
         Args:
-            step, epoch: when they were sampled.
+            step, epoch: when they were sampled; one epoch, or one for each of them.
             columns: the other columns of `DUMP_SCHEMA`, each with K entries; NaN is stored as null.
 
         Raises:
             ValueError: a column is missing or unknown, or they differ in length.
         """
         count = len(columns["response"]) if "response" in columns else 0
-        given = {"step": np.full(count, step), "epoch": np.full(count, epoch), **columns}
+        given = {"step": np.full(count, step), "epoch": np.broadcast_to(epoch, count), **columns}
         if set(given) != set(DUMP_SCHEMA.names) or any(len(column) != count for column in given.values()):
             raise ValueError(
                 f"expected the columns {', '.join(DUMP_SCHEMA.names)}, equally long; got "

@@ -11,7 +11,7 @@ import torch
 from knapsack_rl.metrics import gradient_share_metrics
 from knapsack_rl.weighting import prompt_weights
 
-__all__ = ["adjust_advantages", "gradient_shares", "session_of", "uid_of"]
+__all__ = ["adjust_advantages", "gradient_shares", "session_of", "uid_of", "uid_of_session"]
 
 
 def session_of(key: str) -> str:
@@ -25,7 +25,12 @@ def session_of(key: str) -> str:
 
 def uid_of(key: str) -> str:
     """The prompt of a trajectory's key: verl's uid of the group."""
-    return key.rsplit("_", 2)[0]
+    return uid_of_session(session_of(key))
+
+
+def uid_of_session(session: str) -> str:
+    """The prompt of a session's name ``{uid}_{session}``."""
+    return session.rsplit("_", 1)[0]
 
 
 def adjust_advantages(
@@ -57,7 +62,7 @@ def adjust_advantages(
     >>> [values.tolist() for values in adjusted], share
     ([[5.0, 5.0], [-0.5], [0.0]], 0.5)
     """
-    sessions = Counter(uid_of(session + "_0") for session in {session_of(key) for key in keys})
+    sessions = Counter(uid_of_session(session) for session in {session_of(key) for key in keys})
     weights = dict(zip(sessions, prompt_weights(list(sessions.values()), prompt_weight).tolist(), strict=True))
     bound = float("inf") if adv_clip is None else adv_clip
     adjusted, clipped, tokens = [], 0, 0

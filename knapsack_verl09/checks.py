@@ -33,7 +33,6 @@ TRAINER_MODES = {"knapsack_sync": "sync", "knapsack_colocate_async": "colocate_a
 _DONE_BY_VERL = {
     "dispatch": ("random", "verl 0.9 deals every session to the rollout server with the least to do"),
     "rollout_is_cap": (None, "set algorithm.rollout_correction.rollout_is and rollout_is_threshold"),
-    "dump_rollouts": (None, "set trainer.rollout_data_dir"),
 }
 
 _TEXT = Option("text", lambda value: isinstance(value, str))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,11 @@ class Groups:
         for uid, identity, *known in zip(uids, plan.prompt_ids, *map(_null_for_nan, columns), plan.rules, strict=True):
             self._planned[uid] = PlannedGroup(identity, plan.epoch, *known)
         self._fallback_rollouts += plan.allocation.placed["fallback"]
+
+    @property
+    def planned(self) -> Mapping[str, PlannedGroup]:
+        """What was planned for the groups under way, by uid."""
+        return MappingProxyType(self._planned)
 
     def take_back(self, uids: Sequence[str], sessions: Sessions | None) -> None:
         """The named groups left the buffer with these sessions; a group without any is forgotten."""

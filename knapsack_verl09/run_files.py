@@ -11,13 +11,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from knapsack_rl.config import SuccessRateConfig
+from knapsack_rl.config import ExplorationConfig
 from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.metrics_file import MetricsFile
+from knapsack_rl.rollout_dump import RolloutDump
 from knapsack_rl.run_folder import (
     CHECKPOINT_PREFIX,
     CONFIG_FILE,
     HISTORY_FOLDER,
+    ROLLOUTS_FOLDER,
     STATUS_FILE,
     TRAINER_STATE_FILE,
     read_json,
@@ -35,14 +37,15 @@ class RunFiles:
 
     Args:
         folder: ``trainer.default_local_dir``.
-        success_rate: options of the task status that a checkpoint is read into.
+        exploration: options of the task status that a checkpoint is read into, and the limit of kept rollouts.
     """
 
-    def __init__(self, folder: Path, success_rate: SuccessRateConfig) -> None:
+    def __init__(self, folder: Path, exploration: ExplorationConfig) -> None:
         self.folder = folder
+        self.rollouts = RolloutDump(folder / ROLLOUTS_FOLDER, limit_bytes=int(exploration.dump_limit_gb * 1e9))
         self.history = ExplorationHistory(folder / HISTORY_FOLDER)
         self._metrics = MetricsFile(folder)
-        self._success_rate = success_rate
+        self._success_rate = exploration.success_rate
 
     def save_config(self, config: DictConfig) -> None:
         """Write the configuration in force."""
@@ -78,3 +81,4 @@ class RunFiles:
         """Forget the steps after ``step``: they are repeated. A run that starts anew forgets all."""
         self._metrics.truncate_after(step if step > 0 else -1)
         self.history.truncate_after(step)
+        self.rollouts.truncate_after(step)

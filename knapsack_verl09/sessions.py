@@ -12,9 +12,9 @@ import transfer_queue as tq
 from knapsack_rl.advantage_estimators import AdvantageEstimator
 from knapsack_rl.arrays import Array
 from knapsack_rl.outcomes import Outcomes
-from knapsack_verl09.advantages import session_of, uid_of
+from knapsack_verl09.advantages import session_of, uid_of_session
 
-__all__ = ["Sessions", "read_sessions"]
+__all__ = ["Sessions", "read_sessions", "reward_info"]
 
 _FIELDS = ["rm_scores", "response_mask", "extra_fields", "token_level_rewards", "advantages"]
 
@@ -24,7 +24,7 @@ class Sessions:
     """B sessions, in any order.
 
     Attributes:
-        uids: B names of their prompts.
+        names: B names of the sessions, ``{uid}_{session}``.
         scores: (B,) float, outcome rewards.
         rewards: (B,) float, what the advantage estimator compared: the score, less a KL penalty if one is taken off.
         verdicts: (B,) float, what decides about success: the reward function's ``acc``, or else the score.
@@ -32,19 +32,24 @@ class Sessions:
         has_advantage: (B,) bool, whether any of its tokens has an advantage; False where it was not trained on.
     """
 
-    uids: tuple[str, ...]
+    names: tuple[str, ...]
     scores: Array
     rewards: Array
     verdicts: Array
     response_tokens: Array
     has_advantage: Array
 
+    @property
+    def uids(self) -> tuple[str, ...]:
+        """B names of their prompts."""
+        return tuple(uid_of_session(name) for name in self.names)
+
     def of(self, uids: Sequence[str]) -> Sessions:
         """Those of the named prompts."""
         wanted = set(uids)
         kept = np.array([uid in wanted for uid in self.uids], dtype=bool)
         return Sessions(
-            tuple(uid for uid, is_kept in zip(self.uids, kept) if is_kept),
+            tuple(name for name, is_kept in zip(self.names, kept) if is_kept),
             self.scores[kept],
             self.rewards[kept],
             self.verdicts[kept],
@@ -74,7 +79,7 @@ class Sessions:
     def joined(cls, parts: Sequence[Sessions]) -> Sessions:
         """Several records as one."""
         return cls(
-            tuple(uid for part in parts for uid in part.uids),
+            tuple(name for part in parts for name in part.names),
             *(
                 np.concatenate([getattr(part, name) for part in parts])
                 for name in ("scores", "rewards", "verdicts", "response_tokens", "has_advantage")
@@ -100,20 +105,27 @@ def read_sessions(keys: Sequence[str], partition_id: str) -> Sessions | None:
     scores = [float(row.sum()) for row in data["rm_scores"]]
     rewards = [float(row.sum()) for row in data["token_level_rewards"]] if "token_level_rewards" in present else scores
     tokens = [int(row.sum()) for row in data["response_mask"]]
-    extras = [_plain(extra) for extra in data["extra_fields"]] if "extra_fields" in present else [{}] * len(keys)
+    infos = reward_info(data, len(keys))
     moved = [bool((row != 0).any()) for row in data["advantages"]] if "advantages" in present else [False] * len(keys)
     rows: dict[str, list[int]] = {}
     for row in sorted(range(len(keys)), key=lambda row: int(keys[row].rsplit("_", 1)[1])):
         rows.setdefault(session_of(keys[row]), []).append(row)
     last = [of_session[-1] for of_session in rows.values()]
     return Sessions(
-        uids=tuple(uid_of(keys[row]) for row in last),
+        names=tuple(rows),
         scores=np.array([scores[row] for row in last]),
         rewards=np.array([rewards[row] for row in last]),
-        verdicts=np.array([_verdict(extras[row], scores[row]) for row in last]),
+        verdicts=np.array([_verdict(infos[row], scores[row]) for row in last]),
         response_tokens=np.array([sum(tokens[row] for row in part) for part in rows.values()], dtype=np.int64),
         has_advantage=np.array([any(moved[row] for row in part) for part in rows.values()]),
     )
+
+
+def reward_info(data: Any, count: int) -> list[dict[str, Any]]:
+    """What the reward function told besides the score of each of ``count`` trajectories; empty where nothing."""
+    if "extra_fields" not in set(data.keys()):
+        return [{}] * count
+    return [_plain(extra).get("reward_extra_info") or {} for extra in data["extra_fields"]]
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -121,6 +133,6 @@ def _plain(value: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _verdict(extra: dict[str, Any], score: float) -> float:
-    verdict = (extra.get("reward_extra_info") or {}).get("acc")
+def _verdict(info: dict[str, Any], score: float) -> float:
+    verdict = info.get("acc")
     return score if verdict is None else float(verdict)

@@ -6,7 +6,7 @@ clipped), update (verl's), outcomes, task status, metrics, checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from knapsack_rl.task_status import TaskStatus
 from knapsack_verl09.advantages import adjust_advantages, gradient_shares, uid_of
 from knapsack_verl09.checks import TRAINER_MODES, exploration_config
 from knapsack_verl09.groups import Groups
+from knapsack_verl09.kept_rollouts import RolloutKeeper
 from knapsack_verl09.run_files import RunFiles
-from knapsack_verl09.sessions import read_sessions
+from knapsack_verl09.sessions import Sessions, read_sessions
 from knapsack_verl09.wandb_run import name_wandb_run
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
@@ -72,7 +73,7 @@ class KnapsackTrainer(PPOTrainer):
             prior=prior_of_file(exploration.success_rate.prior),
         )
         self.groups = Groups(self.explorer, exploration.success_threshold)
-        self.files = RunFiles(Path(config.trainer.default_local_dir).absolute(), exploration.success_rate)
+        self.files = RunFiles(Path(config.trainer.default_local_dir).absolute(), exploration)
         self.files.save_config(config)
         self.explored: list[tuple[Plan, Outcomes]] = []
         self.prompts_fetched = 0
@@ -86,11 +87,13 @@ class KnapsackTrainer(PPOTrainer):
         """Train until the last step."""
         if "wandb" in self.config.trainer.logger:
             name_wandb_run(self.files.folder, continues=self.global_steps > 0)
+        self.kept_rollouts = RolloutKeeper(self.files.rollouts, self.explorer.config, self.tokenizer)
         try:
             super().fit(agent_loop_manager)
         finally:
             # Also when a step fails: the report on a crashed run needs what led up to it.
             self.files.history.flush()
+            self.kept_rollouts.flush()
 
     # ---------------------------------------------------------------- prompts and plan
 
@@ -160,12 +163,27 @@ class KnapsackTrainer(PPOTrainer):
         metrics.update(gradient_shares(adjusted, keys, self.config.actor_rollout_ref.actor.loss_agg_mode))
         with marked_timer("observe", self.timing_raw):
             sessions = read_sessions(keys, batch.partition_id)
+        self._keep_rollouts(sessions, keys, batch.partition_id)
+        with marked_timer("observe", self.timing_raw):
             self.groups.take_back([uid_of(key) for key in keys], sessions)
             self.explored = self.groups.learn(self.global_steps)
             for plan, outcomes in self.explored:
                 self.files.history.record(plan, outcomes)
                 self.cumulative_rollouts += len(outcomes.prompt_index)
         return batch
+
+    def _keep_rollouts(self, sessions: Sessions | None, keys: Sequence[str], partition_id: str) -> None:
+        if sessions is None:
+            return
+        with marked_timer("keep_rollouts", self.timing_raw):
+            self.kept_rollouts.keep(
+                self.global_steps,
+                sessions,
+                keys,
+                partition_id,
+                self.groups.planned,
+                least_epoch=self.explorer.task_status.epoch,
+            )
 
     # ---------------------------------------------------------------- metrics
 
@@ -197,6 +215,7 @@ class KnapsackTrainer(PPOTrainer):
 
     def _save_checkpoint(self) -> None:
         # First: verl's own last act is to note the checkpoint as its latest, and what is noted must be whole.
+        self.kept_rollouts.flush()
         self.files.save(
             self.global_steps,
             self.explorer.task_status,

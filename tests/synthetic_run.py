@@ -16,7 +16,8 @@ import yaml
 from knapsack_rl import ExplorationConfig, Explorer, Outcomes, prompt_id
 from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.metrics_file import MetricsFile
-from knapsack_rl.rollout_dump import PROMPT_CLASSES, RolloutDump, choose_rollouts, prompt_classes
+from knapsack_rl.rollout_dump import RolloutDump
+from knapsack_rl.rollout_keeper import rows_to_keep
 from knapsack_rl.run_folder import ROLLOUTS_FOLDER
 
 ROLLOUTS_PER_PROMPT = 8
@@ -117,8 +118,15 @@ def write_prompts(path: Path, num_prompts: int) -> None:
 
 
 def _kept_rollouts(plan, outcomes: Outcomes, batch: np.ndarray, number: int) -> dict:
-    classes = prompt_classes(plan.success_rates, plan.budgets, outcomes.successes_by_prompt(len(batch)))
-    rows = choose_rollouts(classes, outcomes.prompt_index, outcomes.successes, number, seed=plan.step)
+    rows, columns = rows_to_keep(
+        ExplorationConfig(dump_rollouts=number),
+        plan.step,
+        outcomes.prompt_index,
+        outcomes.successes,
+        estimates=plan.success_rates,
+        budgets=plan.budgets,
+        successes=outcomes.successes_by_prompt(len(batch)),
+    )
     prompts, successes = outcomes.prompt_index[rows], outcomes.successes[rows]
     # Who fails at a prompt whose ground truth is wrong says the right answer; who fails at another says anything.
     answers = [
@@ -127,13 +135,10 @@ def _kept_rollouts(plan, outcomes: Outcomes, batch: np.ndarray, number: int) -> 
     ]
     return {
         "prompt_id": [plan.prompt_ids[prompt] for prompt in prompts],
-        "prompt_class": [PROMPT_CLASSES[classes[prompt]] for prompt in prompts],
-        "estimate": plan.success_rates[prompts],
-        "budget": plan.budgets[prompts],
+        **columns,
         "score": outcomes.scores[rows],
         "acc": outcomes.scores[rows],
         "pred": answers,
-        "is_success": successes,
         "advantage": np.where(successes, 1.0, -0.5),
         "response_tokens": outcomes.response_tokens[rows],
         "response": [f"Let me see.\nThe answer is \\boxed{{{answer}}}." for answer in answers],

@@ -12,6 +12,9 @@ import pandas as pd
 from knapsack_rl.history import read_history
 from knapsack_rl.identity import prompt_id
 from knapsack_rl.metrics_file import read_metrics
+from knapsack_rl.rollout_dump import DUMP_SCHEMA
+from knapsack_rl.run_folder import ROLLOUTS_FOLDER
+from knapsack_rl.step_parts import list_parts, read_part
 from recipe.knapsack.tiny.tiny_task import compute_score
 
 
@@ -69,6 +72,11 @@ def check_history_against_rows(run: RecordedRun) -> None:
         if len(recorded) == 1:
             assert recorded["budget"].item() == len(rows)
             assert recorded["successes"].item() == int(rows["score"].sum())
+
+
+def kept_rollouts_of(folder: Path) -> pd.DataFrame:
+    parts = [read_part(part, DUMP_SCHEMA).to_pandas() for part in list_parts(folder / ROLLOUTS_FOLDER)]
+    return pd.concat(parts, ignore_index=True)
 
 
 def budgets_of(run: RecordedRun, step: int) -> dict[str, int]:

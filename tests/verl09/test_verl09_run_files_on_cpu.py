@@ -21,8 +21,8 @@ def observed(explorer: Explorer) -> Explorer:
 
 
 def test_a_checkpoint_gives_the_status_back_under_the_options_of_the_run(tmp_path):
-    options = SuccessRateConfig(estimator="beta", prior="prior.csv", prior_weight=2.0)
-    explorer = observed(Explorer(ExplorationConfig(success_rate=options)))
+    options = ExplorationConfig(success_rate=SuccessRateConfig(estimator="beta", prior="prior.csv", prior_weight=2.0))
+    explorer = observed(Explorer(options))
     files = RunFiles(tmp_path, options)
     files.save(1, explorer.task_status, {"epoch": 0})
     status, state = files.load(tmp_path / "global_step_1")

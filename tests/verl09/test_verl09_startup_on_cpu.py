@@ -71,7 +71,7 @@ def test_the_packaged_file_is_accepted_and_says_what_the_method_says():
         (["trainer.v1.trainer_mode=knapsack_separate_async"], "knapsack_separate_async is not accepted"),
         (["exploration.dispatch=packed"], "exploration.dispatch=packed is not accepted on verl 0.9"),
         (["exploration.rollout_is_cap=2"], "set algorithm.rollout_correction"),
-        (["exploration.dump_rollouts=all"], "set trainer.rollout_data_dir"),
+        (["exploration.dump_rollouts=some"], "exploration.dump_rollouts='some' is not accepted"),
         (["exploration.log_histogram_every=-1"], "exploration.log_histogram_every=-1 is not accepted"),
         (["exploration.dynamic_sampling.enable=true"], "set algorithm.filter_groups.enable"),
         (

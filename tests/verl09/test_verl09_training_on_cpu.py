@@ -14,6 +14,7 @@ from recorded_run import (
     check_history_against_rows,
     check_rows,
     estimates_of,
+    kept_rollouts_of,
     read_run,
 )
 from small_run import PROMPTS, PROMPTS_OF_A_STEP, ROLLOUTS
@@ -41,6 +42,7 @@ def killed_and_resumed(start, train, tmp_path_factory) -> tuple[Path, Path, int]
         f"{SIMILAR_BY}=[data_source,extra_info.family]",
         "trainer.logger=[console,wandb,tensorboard]",
         f"exploration.log_histogram_every={CHARTS_EVERY}",
+        "exploration.dump_rollouts=all",
     )
     logs = {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "TENSORBOARD_DIR": str(folder / "tensorboard")}
     training = start(folder, *save, **logs)
@@ -144,6 +146,47 @@ def test_the_report_opens_the_run(killed_and_resumed):
     assert len(run.history) == 3 * PROMPTS and run.setting("exploration.allocator") == "knapsack"
 
 
+def test_all_rollouts_are_kept_with_what_history_and_verls_dump_say_of_them(killed_and_resumed, tmp_path):
+    folder = killed_and_resumed[0]
+    run, kept = read_run(folder), kept_rollouts_of(folder)
+    assert kept.groupby("step").size().to_dict() == run.rows.groupby("step").size().to_dict()
+    columns = ["step", "prompt_id", "response", "score"]
+    shown = run.rows.rename(columns={"output": "response"})[columns].sort_values(columns, ignore_index=True)
+    pd.testing.assert_frame_equal(kept[columns].sort_values(columns, ignore_index=True), shown, check_dtype=False)
+    assert (kept["acc"] == kept["score"]).all() and kept["pred"].notna().any()
+    groups = kept.groupby(["step", "prompt_id"])
+    counted = groups[["epoch", "estimate", "budget"]].first().reset_index()
+    counted["successes"] = groups["is_success"].sum().to_numpy()
+    counted["response_tokens"] = groups["response_tokens"].sum().to_numpy()
+    recorded = run.history.sort_values(["step", "prompt_id"], ignore_index=True)[list(counted)]
+    pd.testing.assert_frame_equal(counted, recorded, check_dtype=False)
+    # GRPO's advantages of a group have mean 0, and are 0 where all rollouts earned the same.
+    assert groups["advantage"].mean().abs().max() < 1e-4
+    assert (kept.groupby(["step", "prompt_id"])["advantage"].std() > 0).equals(groups["score"].nunique() > 1)
+
+
+def test_the_viewer_opens_the_run(killed_and_resumed, tmp_path):
+    from recipe.knapsack.view.prompt_record import find_prompt, kept_rollouts, visits_of
+    from recipe.knapsack.view.prompt_texts import PromptTexts
+    from recipe.knapsack.view.run_files import RunFiles
+    from recipe.knapsack.view.run_index import RunIndex
+
+    files = RunFiles("run", killed_and_resumed[0])
+    index = RunIndex(tmp_path / "index.sqlite", [files])
+    index.update_history()
+    index.update_rollouts()
+    PromptTexts(index).update()
+    assert files.problems == {}
+    visited = read_run(killed_and_resumed[0]).history.iloc[-1]
+    with index.connect() as database:
+        prompt = find_prompt(database, visited["prompt_id"])
+        visit = visits_of(database, prompt, 0, files)[-1]
+        shown = kept_rollouts(database, prompt, 0, files, visit.step, first=0, most=99)
+    assert prompt.messages and prompt.ground_truth
+    assert (visit.step, visit.budget, visit.rule) == (visited["step"], visited["budget"], visited["rule"])
+    assert len(shown.rollouts) == visited["budget"] and not shown.problem
+
+
 def test_prompts_are_known_by_what_verl_05_knows_them_by(killed_and_resumed, tiny_task):
     """The ids are those of content, made from the data alone; so a task status of either verl serves the other."""
     status = TaskStatus.load(killed_and_resumed[0] / f"global_step_{LAST_STEP}" / "task_status.npz")
@@ -198,6 +241,7 @@ def test_evicted_and_failed_groups_are_learned_from_and_padding_is_not(train, ti
         "trainer.v1.sampler.sync_refill_failed_groups=true",
         "trainer.total_training_steps=3",
         "trainer.save_freq=3",
+        "exploration.dump_rollouts=6",
         ranks=2,
         ONE_FAILS_OF="10",
     )
@@ -211,6 +255,10 @@ def test_evicted_and_failed_groups_are_learned_from_and_padding_is_not(train, ti
     assert {0.0, 1.0} <= set(rates), "what was evicted is not known"
     status = TaskStatus.load(folder / "global_step_3" / "task_status.npz")
     assert set(status.prompt_ids) == set(run.history["prompt_id"])
+    kept = kept_rollouts_of(folder)
+    trained_on = set(run.rows[["step", "prompt_id", "output"]].itertuples(index=False, name=None))
+    assert set(kept[["step", "prompt_id", "response"]].itertuples(index=False, name=None)) <= trained_on
+    assert kept.groupby("step").size().to_dict() == {1: 6, 2: 6, 3: 6}
     assert run.padding and (run.history["budget"] < ROLLOUTS_OF_A_STEP).all()
     assert run.metrics[3]["training/cumulative_rollouts"] == run.history["budget"].sum()
     assert any(set(group) != set(range(max(group) + 1)) for _, group in run.rows.groupby(["step", "uid"])["session"])

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from knapsack_rl import prompt_id
+from knapsack_rl.allocation_rules import PLACING_RULES
 from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.metrics_file import MetricsFile
 from knapsack_rl.rollout_dump import RolloutDump
@@ -70,7 +71,8 @@ def make_run(folder: Path, prompts: int, steps: int, prompts_per_step: int, kept
         successes = rng.binomial(budgets, rates[batch])
         chosen = [ids[number] for number in batch]
         epoch = (step - 1) * prompts_per_step // prompts
-        history.append(step, epoch, chosen, rates[batch], budgets, successes, budgets * TOKENS_OF_A_ROLLOUT)
+        rules = rng.choice(PLACING_RULES, prompts_per_step).tolist()
+        history.append(step, epoch, chosen, rates[batch], budgets, successes, budgets * TOKENS_OF_A_ROLLOUT, rules)
         rows = rng.integers(0, prompts_per_step, kept)
         dump.append(
             step,

@@ -1,79 +1,35 @@
-"""Keeps rollouts of the trainer's batches to be read: which of a step's, and what of them."""
+"""Keeps rollouts of the trainer's batches to be read: what a batch says of those that are chosen."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 
 from knapsack_rl.config import ExplorationConfig
-from knapsack_rl.rollout_dump import PROMPT_CLASSES, RolloutDump, choose_rollouts, prompt_classes
+from knapsack_rl.rollout_dump import RolloutDump
+from knapsack_rl.rollout_keeper import RolloutWriter, rows_to_keep
 from verl import DataProto
 from verl.trainer.ppo.outcomes import verdicts
 from verl.trainer.ppo.prompts import place_of_group
 from verl.trainer.ppo.step import TrainingStep
 
-__all__ = ["RolloutKeeper", "rows_to_keep"]
-
-ALL = "all"
-
-
-def rows_to_keep(
-    step: TrainingStep, batch: DataProto, config: ExplorationConfig
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Choose the rollouts of a step that are kept.
-
-    Args:
-        step: with the plans of its prompts and their outcomes.
-        batch: B rows with scores; their ``uid`` says which prompt of which plan they belong to.
-        config: says how many are kept, and what a success is.
-
-    Returns:
-        (K,) int64 rows of the batch, and the columns that are known of their prompts: ``prompt_class``, ``estimate``,
-        ``budget`` and ``is_success``, each (K,).
-    """
-    groups, group_of_row = np.unique(batch.non_tensor_batch["uid"], return_inverse=True)
-    places = [place_of_group(uid) for uid in groups]
-    explored = [
-        (plan.success_rates, plan.budgets, outcomes.successes_by_prompt(len(plan.prompt_ids)))
-        for plan, outcomes in step.explored
-    ]
-    estimates, budgets, successes = (
-        np.array([explored[generation][column][prompt] for generation, prompt in places]) for column in range(3)
-    )
-    classes = prompt_classes(estimates, budgets, successes)
-    is_success = verdicts(batch, batch.batch["token_level_scores"].sum(-1).numpy()) > config.success_threshold
-    number = len(batch) if config.dump_rollouts == ALL else config.dump_rollouts
-    rows = choose_rollouts(classes, group_of_row, is_success, number, seed=config.seed + step.number)
-    group = group_of_row[rows]
-    return rows, {
-        "prompt_class": np.array(PROMPT_CLASSES)[classes[group]],
-        "estimate": estimates[group],
-        "budget": budgets[group],
-        "is_success": is_success[rows],
-    }
+__all__ = ["RolloutKeeper"]
 
 
 class RolloutKeeper:
-    """Writes the rollouts that are kept beside the training: a step waits for no more than those of the step before.
+    """Keeps rollouts as ``exploration.dump_rollouts`` asks for; the writing happens beside the training.
 
     Args:
         dump: where they go.
-        config: which are kept.
+        config: which are kept, and what a success is.
         tokenizer: decodes the responses.
     """
 
     def __init__(self, dump: RolloutDump, config: ExplorationConfig, tokenizer: Any) -> None:
-        self._dump = dump
         self._config = config
-        # A fast tokenizer raises when two threads use it and one of them changes its truncation or padding.
-        self._tokenizer = None if config.dump_rollouts is None else copy.deepcopy(tokenizer)
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kept-rollouts")
-        self._writing: Future[None] | None = None
+        self._writer = RolloutWriter(dump, None if config.dump_rollouts is None else tokenizer)
 
     def keep(self, step: TrainingStep, epoch: int, batch: DataProto) -> None:
         """Keep rollouts of the batch that a step trains on, which has its scores and advantages.
@@ -83,7 +39,7 @@ class RolloutKeeper:
         """
         if self._config.dump_rollouts is None:
             return
-        rows, columns = rows_to_keep(step, batch, self._config)
+        rows, columns = _rows_to_keep(step, batch, self._config)
         mask = batch.batch["response_mask"][rows]
         tokens = mask.sum(-1)
         advantages = (batch.batch["advantages"][rows] * mask).sum(-1) / tokens.clamp(min=1)
@@ -95,27 +51,34 @@ class RolloutKeeper:
             "advantage": advantages.numpy(),
             "response_tokens": tokens.numpy(),
         }
-        self._wait()
-        self._writing = self._executor.submit(self._write, step.number, epoch, columns, batch.batch["responses"][rows])
+        self._writer.write(step.number, epoch, columns, batch.batch["responses"][rows])
 
     def flush(self) -> None:
         """Write everything that was kept so far; raises as `keep`."""
-        self._wait()
-        self._dump.flush()
+        self._writer.flush()
 
     def truncate_after(self, step: int) -> None:
         """Forget every step after ``step``: a run that resumes there repeats them."""
-        self._wait()
-        self._dump.truncate_after(step)
+        self._writer.truncate_after(step)
 
-    def _write(self, step: int, epoch: int, columns: dict[str, Any], responses: torch.Tensor) -> None:
-        texts = self._tokenizer.batch_decode(responses, skip_special_tokens=True)
-        self._dump.append(step, epoch, {**columns, "response": texts})
 
-    def _wait(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+def _rows_to_keep(
+    step: TrainingStep, batch: DataProto, config: ExplorationConfig
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`rows_to_keep` of a batch whose ``uid`` says which prompt of which of the step's plans a row belongs to."""
+    groups, group_of_row = np.unique(batch.non_tensor_batch["uid"], return_inverse=True)
+    places = [place_of_group(uid) for uid in groups]
+    explored = [
+        (plan.success_rates, plan.budgets, outcomes.successes_by_prompt(len(plan.prompt_ids)))
+        for plan, outcomes in step.explored
+    ]
+    estimates, budgets, successes = (
+        np.array([explored[generation][column][prompt] for generation, prompt in places]) for column in range(3)
+    )
+    is_success = verdicts(batch, batch.batch["token_level_scores"].sum(-1).numpy()) > config.success_threshold
+    return rows_to_keep(
+        config, step.number, group_of_row, is_success, estimates=estimates, budgets=budgets, successes=successes
+    )
 
 
 def _reward_column(batch: DataProto, name: str, rows: np.ndarray, kind: Callable[[Any], Any]) -> list[Any]:
