@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -31,7 +32,7 @@ class Backend:
 
 @pytest.fixture
 def backends(monkeypatch) -> dict[str, Backend]:
-    return {name: Backend() for name in ("wandb", "tensorboard")}
+    return {name: Backend() for name in ("wandb", "tensorboard", "swanlab")}
 
 
 def tracking_with(backends) -> RunTracking:
@@ -43,19 +44,33 @@ def tracking_with(backends) -> RunTracking:
 def test_every_backend_is_finished_once_at_the_end(backends):
     tracking = tracking_with(backends)
     with tracking:
-        assert tracking.has("wandb") and not tracking.has("swanlab")
+        assert tracking.has("wandb") and not tracking.has("trackio")
         assert not any(backend.calls for backend in backends.values())
     tracking.finish(failed=True)
     del tracking
     assert backends["wandb"].calls == [("finish", {"exit_code": 0}), ("teardown", {})]
-    assert backends["tensorboard"].calls == [("finish", {})]
+    assert backends["tensorboard"].calls == backends["swanlab"].calls == [("finish", {})]
 
 
 def test_a_run_that_fails_is_shown_as_failed(backends):
     with pytest.raises(RuntimeError, match="worker"), tracking_with(backends):
         raise RuntimeError("worker died")
     assert backends["wandb"].calls[0] == ("finish", {"exit_code": 1})
+    [(_, told)] = backends["swanlab"].calls
+    assert told["state"] == "crashed" and told["error"]
     assert backends["tensorboard"].calls == [("finish", {})]
+
+
+@pytest.mark.parametrize("error, status", [(None, "FINISHED"), (RuntimeError("worker died"), "FAILED")])
+def test_an_mlflow_run_does_not_go_on_for_ever(monkeypatch, error, status):
+    ended = []
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(end_run=lambda status: ended.append(status)))
+    tracking = RunTracking("project", "run", default_backend=[])
+    tracking.logger["mlflow"] = object()  # verl's adapter cannot be finished
+    with suppress(RuntimeError), tracking:
+        if error is not None:
+            raise error
+    assert ended == [status]
 
 
 def test_tensorboard_has_every_scalar_once_the_block_is_left(tmp_path, monkeypatch):
@@ -130,12 +145,13 @@ def trackio_calls(monkeypatch):
 
 def test_trackio_gets_scalars_and_both_charts_as_images(trackio_calls):
     with RunTracking("project", "run", default_backend=["trackio"], config={"a": 1}) as tracking:
-        tracking.log({"critic/score/mean": 0.5}, step=7)
+        tracking.log({"critic/score/mean": np.float64(0.5), "training/epoch": np.int64(1)}, step=7)
         tracking.log_charts(RATES, BUDGETS, step=7)
     image = ("image", "uint8", (400, 640, 3))
+    assert [type(value) for value in trackio_calls[1][1].values()] == [float, int], "as JSON takes them"
     assert trackio_calls == [
         {"project": "project", "name": "run", "config": {"a": 1}, "resume": "never"},
-        (7, {"critic/score/mean": 0.5}),
+        (7, {"critic/score/mean": 0.5, "training/epoch": 1}),
         (7, {BUDGET_HISTOGRAM: image, BUDGETS_BY_SUCCESS_RATE: image}),
         "finished",
     ]

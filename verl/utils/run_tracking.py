@@ -106,8 +106,12 @@ class _TrackioRun:
         )
 
     def log(self, data: Mapping[str, Any], step: int) -> None:
-        """Log values of a step."""
-        self._run.log(dict(data), step=step)
+        """Log values of a step.
+
+        trackio writes on a thread of its own, which ends at a NumPy scalar: the whole step would be lost.
+        """
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in data.items()}
+        self._run.log(plain, step=step)
 
     def finish(self) -> None:
         """Send what is still waiting."""
@@ -120,6 +124,13 @@ def _finish_backend(name: str, backend: Any, exit_code: int) -> None:
         if name == "wandb":
             # Waits for wandb's own process to have written the last records; finishing does not.
             backend.teardown()
+    elif name == "mlflow":
+        # It ends a run when its process exits, which an actor that is killed never does.
+        import mlflow
+
+        mlflow.end_run(status="FAILED" if exit_code else "FINISHED")
+    elif name == "swanlab" and exit_code:
+        backend.finish(state="crashed", error="The training failed; its log says why.")
     elif hasattr(backend, "finish"):
         backend.finish()
 
