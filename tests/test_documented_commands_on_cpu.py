@@ -161,9 +161,9 @@ COMMANDS = {
     "python -m recipe.knapsack.report RUN --output folder --follow": by(
         f"{_REPORT}::test_following_writes_the_report_again_when_the_run_has_grown_and_ends_with_it"
     ),
-    "pip install mlflow": NOT_OURS,
-    "pip install swanlab": NOT_OURS,
-    "pip install 'trackio>=0.3,<0.22'": NOT_OURS,
+    "pip install mlflow==3.17.2": NOT_OURS,
+    "pip install swanlab==0.10.3": NOT_OURS,
+    "pip install trackio==0.20.2 gradio==6.17.3 'huggingface-hub<1'": NOT_OURS,
     "python -m recipe.knapsack.report RUN [RUN ...] --output report": by(
         f"{_REPORT}::test_every_figure_is_on_the_page_and_in_a_file", f"{_REPORT}::test_a_real_run"
     ),
