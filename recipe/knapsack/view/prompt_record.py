@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,11 +66,14 @@ class KeptRollouts:
     Attributes:
         rollouts: a page of them, as rows of `DUMP_SCHEMA`.
         total: of all that were kept.
+        answers: the answers of all that were kept, with how many rollouts gave them and whether they are successes, the
+            most frequent first; those that tell no answer are left out.
         problem: a sentence if they could not be read; empty otherwise.
     """
 
     rollouts: Sequence[dict[str, Any]]
     total: int
+    answers: Sequence[tuple[str, int, bool]] = ()
     problem: str = ""
 
 
@@ -140,9 +144,14 @@ def kept_rollouts(
             for rollout in _read_rows(files, place["part"], place["first_row"], place["rows"])
         ]
     except (OSError, pa.ArrowException) as error:
-        return KeptRollouts([], total, f"The rollouts of step {step} cannot be read: {error}")
+        return KeptRollouts([], total, problem=f"The rollouts of step {step} cannot be read: {error}")
     rollouts.sort(key=lambda rollout: -(rollout["score"] or 0.0))
-    return KeptRollouts(rollouts[first : first + most], total)
+    return KeptRollouts(rollouts[first : first + most], total, _answers(rollouts))
+
+
+def _answers(rollouts: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, bool]]:
+    told = [(rollout["pred"], bool(rollout["is_success"])) for rollout in rollouts if rollout["pred"] is not None]
+    return [(answer, count, is_success) for (answer, is_success), count in Counter(told).most_common()]
 
 
 def _read_rows(files: RunFiles, part: str, first_row: int, count: int) -> list[dict[str, Any]]:

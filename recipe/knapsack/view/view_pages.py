@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ __all__ = ["PAGES", "POLICY", "NotFound", "Pages"]
 PAGES = ("overview", "prompts", "prompt")
 UNKNOWN = "–"
 MOST_CHARACTERS = 4000
+MOST_ANSWERS = 8
 ROLLOUTS_PER_PAGE = 8
 BEGINNING_CHARACTERS = 110
 REFRESH_SECONDS = 30
@@ -93,6 +95,7 @@ class Pages:
             harmless=harmless,
             shortened=shortened,
             most_characters=MOST_CHARACTERS,
+            most_answers=MOST_ANSWERS,
             enumerate=enumerate,
             rate_of=_rate,
             number_of=_count,
@@ -310,8 +313,13 @@ def _cell(form: str, value: Any) -> str:
     if form == "change":
         return UNKNOWN if value is None else f"{100 * value:+.0f} pp"
     if form == "text":
-        return UNKNOWN if value is None else harmless(str(value))
+        return UNKNOWN if value is None else _breakable(harmless(str(value)))
     return UNKNOWN if value is None else str(value) if form == "step" else _count(value)
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken after its punctuation, and only where that does not do within a word."""
+    return Markup("<wbr>").join(re.split(r"(?<=[_/.:-])", name))
 
 
 def _rate(value: Any) -> str:
