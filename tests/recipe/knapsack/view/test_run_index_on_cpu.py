@@ -199,6 +199,12 @@ def test_the_kept_rollouts_of_a_prompt_and_step_are_those_of_the_files(indexed, 
             assert sorted(rollout["response"] for rollout in page.rollouts) == sorted(mine["response"])
             scores = [rollout["score"] for rollout in page.rollouts]
             assert scores == sorted(scores, reverse=True)
+            counts = [count for _, count, _ in page.answers]
+            assert counts == sorted(counts, reverse=True)
+            told = {(answer, is_success): count for answer, count, is_success in page.answers}
+            assert told == mine.groupby(["pred", "is_success"]).size().to_dict()
+            few = kept_rollouts(database, record, 0, index.runs[0], step, first=0, most=1)
+            assert few.answers == page.answers, "all that were kept count, shown on this page or not"
 
 
 def test_rollouts_are_found_across_row_groups(tmp_path):
