@@ -58,7 +58,8 @@ def train(method: Method, warm_start: Path, run_folder: Path, steps: int) -> Non
     Raises:
         SystemExit: the training failed; the end of its log is shown.
     """
-    run = TinyRun(warm_start, run_folder, [*method.overrides, f"trainer.total_training_steps={steps}"])
+    always = (f"trainer.total_training_steps={steps}", "exploration.dump_rollouts=all")
+    run = TinyRun(warm_start, run_folder, [*method.overrides, *always])
     with tqdm(total=steps, desc=f"{method.name:14}", unit="step") as bar:
         run.start()
         try:
@@ -162,6 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     picture = output / "quickstart.png"
     draw(run_folders, picture)
     print(f"\nPicture: {picture}")
+    print(f"Prompts and rollouts: python -m recipe.knapsack.view {' '.join(map(str, run_folders.values()))}")
 
 
 if __name__ == "__main__":
