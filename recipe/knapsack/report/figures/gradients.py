@@ -45,8 +45,8 @@ def gradient_phases(runs: Sequence[Run]) -> Figure:
         for key, label, color, line, marker in lines:
             plot_smoothed(axes, run, run.metric(key), {"color": color, "linestyle": line, "marker": marker}, label)
         axes.set(title=wrapped(run.name, TITLE_CHARACTERS), ylim=(0, 1))
-        axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[0].set_xlim(left=0)  # of all, which share it: a limit that is set ends the fitting to the data
     label_outer(panels, x="training step", y="share")
     add_legend(figure, panels)
     return figure

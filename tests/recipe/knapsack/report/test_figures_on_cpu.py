@@ -33,6 +33,7 @@ FIGURES = [
     figures.prompt_trajectories,
     figures.calibration,
     figures.step_time,
+    figures.tokens_per_step,
 ]
 SIZES = {"num_prompts": 96, "prompts_per_step": 16, "steps": 60, "planned_steps": 60, "held_out": ("x", "y")}
 
@@ -51,7 +52,7 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     """A run with so many steps that the first is next to the border of a figure."""
-    sizes = {"num_prompts": 16, "prompts_per_step": 4, "steps": 300, "planned_steps": 300}
+    sizes = {"num_prompts": 16, "prompts_per_step": 4, "steps": 300, "planned_steps": 300, "held_out": ("x", "y")}
     return load_runs([build_run(tmp_path_factory.mktemp("long") / "run", SyntheticRun(**sizes))])[0]
 
 
@@ -235,6 +236,19 @@ def test_no_marker_is_cut_by_the_border_of_its_panel(long_run, draw):
                 assert left + radius <= x[0] and x[-1] <= right - radius
             checked += line.get_marker() != "None"
     assert checked
+
+
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+def test_a_longer_run_is_drawn_within_its_panel(runs, long_run, draw):
+    """In whichever order: panels may share their axes."""
+    for shown in ([runs[1], long_run], [long_run, runs[1]]):
+        figure = draw(shown)
+        figure.canvas.draw()
+        for axes in figure.axes:
+            left, right = axes.get_xlim()
+            for line in axes.get_lines():
+                if line.get_transform() is axes.transData and len(line.get_xdata()):
+                    assert left <= min(line.get_xdata()) and max(line.get_xdata()) <= right
 
 
 @pytest.mark.parametrize("steps", [1, 7])
