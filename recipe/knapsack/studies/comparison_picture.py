@@ -57,7 +57,7 @@ def draw(outcomes: Outcomes, variants: Sequence[Variant], picture: Path) -> None
         main = {name: outcomes[name] for name in names["main"]}
         for cost, axes in (("main", panels["main"]), *((cost, panels[cost]) for cost in _COST_TITLES)):
             _draw_curves(axes, main, positions, *_COSTS[cost])
-        panels["main"].legend(frameon=False, loc="lower right", handlelength=3.5, fontsize=9)
+        panels["main"].legend(frameon=False, loc="best", handlelength=3.5, fontsize=9)
     if "ablation" in shown:
         _draw_points(panels["ablation"], _beside(outcomes, (BASELINE, KNAPSACK), names["ablation"]))
     if "rollouts" in shown:

@@ -13,7 +13,8 @@ import argparse
 import signal
 import sys
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +31,8 @@ __all__ = ["main"]
 
 DEFAULT_PORT = 8321
 DEFAULT_STATIC_PAGES = 2000
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended before it was done."""
 
 
 class _ProgressBars:
@@ -86,12 +89,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not 0 <= options.port < 2**16 or options.static_pages < 1:
             raise ViewError(f"--port {options.port} or --static-pages {options.static_pages} is out of range")
         runs = [RunFiles(name, folder, options.data) for name, folder in zip(names, options.runs, strict=True)]
-        with TemporaryDirectory(prefix="knapsack-view-") as folder:
+        with _signals_as_interrupts(), TemporaryDirectory(prefix="knapsack-view-") as folder:
             index = RunIndex(Path(folder) / "index.sqlite", runs)
             return _write(index, options) if options.static else _serve(index, options)
     except ViewError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return INTERRUPTED
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """A lost connection must not leave the index behind; a signal that nohup had ignored stays ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _write(index: RunIndex, options: argparse.Namespace) -> int:
@@ -113,14 +133,12 @@ def _serve(index: RunIndex, options: argparse.Namespace) -> int:
     texts = PromptTexts(index)
     updates = IndexUpdates(index, texts, _ProgressBars().tell)
     server = serve(ViewApplication(index, texts, updates), options.port)
-    updates.start()
     address = f"http://127.0.0.1:{server.port}/"
-    print(f"{address}  (Ctrl-C ends it)", flush=True)
-    if options.open:
-        webbrowser.open(address)
     try:
-        for number in (signal.SIGTERM, signal.SIGHUP):  # a lost connection must not leave the index behind
-            signal.signal(number, signal.default_int_handler)
+        updates.start()
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        if options.open:
+            webbrowser.open(address)
         server.serve_forever()
     except KeyboardInterrupt:
         print(file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from view_runs import make_index
 
 from recipe.knapsack.view.prompt_texts import PromptTexts
 from recipe.knapsack.view.run_index import RunIndex
+from recipe.knapsack.view.view_server import ViewApplication, serve
 
 SIZES = {"num_prompts": 200, "prompts_per_step": 20, "steps": 40, "planned_steps": 40, "data": True}
 
@@ -26,3 +28,12 @@ def run_folders(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def indexed(run_folders, tmp_path_factory) -> tuple[RunIndex, PromptTexts]:
     return make_index(tmp_path_factory.mktemp("index") / "index.sqlite", *run_folders.values())
+
+
+@pytest.fixture(scope="module")
+def address(indexed):
+    server = serve(ViewApplication(*indexed), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    server.server_close()

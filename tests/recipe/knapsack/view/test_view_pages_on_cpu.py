@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -21,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from browser import Browser, find_browser
 from synthetic_run import messages
-from view_runs import make_index
+from view_runs import Reader, make_index
 from werkzeug.test import Client
 
 from knapsack_rl import prompt_id
@@ -44,23 +37,6 @@ HOSTILE = {
     "emoji": "\U0001f469\u200d\U0001f52c \U000e0041\U000e0042 ok",
     "empty": "",
 }
-
-
-class Reader(HTMLParser):
-    """Collects tags, attributes and text of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.links, self.text = [], [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += [name for name, _ in attributes]
-        self.links += [value for name, value in attributes if name in ("href", "src", "action")]
-
-    def handle_data(self, data):
-        self.text += data
 
 
 @pytest.fixture(scope="module")
@@ -225,84 +201,7 @@ def test_rows_of_data_files_that_are_not_those_that_were_read_are_not_exported(r
     assert str(data) in told and ("cannot be read any more" if change == "moved" else "has changed") in told
 
 
-# ---------------------------------------------------------------- the command
-
-
-def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_path, capsys):
-    assert main([*map(str, run_folders.values()), "--static", str(tmp_path / "out"), "--static-pages", "150"]) == 0
-    printed = capsys.readouterr()
-    assert printed.out.strip() == str(tmp_path / "out" / "index.html")
-    files = {path.name: path for path in (tmp_path / "out").iterdir()}
-    assert len(files) == 150 and "--static-pages" in printed.err
-    kinds = {name.split("-")[0].split(".")[0] for name in files}
-    assert kinds == {"index", "prompts", "prompt", "export"}
-    for name, path in files.items():
-        if name.endswith(".html"):
-            links = [link.split("#")[0] for link in Reader(path.read_text()).links]
-            assert set(links) <= set(files) and "Content-Security-Policy" in path.read_text()
-            assert "parquet of" not in path.read_text(), "only a server exports rows"
-    assert not Reader(files["index.html"].read_text()).tags.count("form")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["{tmp}/nothing"], "is not a folder"),
-        (["{run}", "{run}"], "given twice"),
-        (["{run}", "--names", "a", "b"], "--names"),
-        (["{run}", "--port", "99999"], "--port 99999"),
-        (["{run}", "--static", "{tmp}/x", "--static-pages", "0"], "--static-pages 0"),
-        (["{run}", "--static", "{run}/config.yaml"], "cannot be written to"),
-        (["{run}/history"], "is not the folder of a run"),
-    ],
-)
-def test_what_the_command_does_not_accept_is_said_in_one_line(arguments, message, run_folders, tmp_path, capsys):
-    places = {"tmp": tmp_path, "run": run_folders["knapsack"]}
-    assert main([argument.format(**places) for argument in arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_port_that_is_taken_is_named(address, run_folders, capsys):
-    port = address.rpartition(":")[2]
-    assert main([str(run_folders["knapsack"]), "--port", port]) == 2
-    assert f"--port {port} cannot be used" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_command_serves_until_it_is_interrupted_and_leaves_nothing_behind(run_folders, tmp_path, number):
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "recipe.knapsack.view", str(run_folders["knapsack"]), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        address = process.stdout.readline().split()[0]
-        assert "knapsack" in urllib.request.urlopen(address, timeout=60).read().decode()
-        deadline = time.monotonic() + 60
-        while "What is" not in urllib.request.urlopen(f"{address}prompts", timeout=60).read().decode():
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        with pytest.raises(urllib.error.HTTPError, match="421"):
-            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=60)
-        process.send_signal(number)
-        assert process.wait(timeout=60) == 0
-    finally:
-        process.kill()
-    assert list(tmp_path.iterdir()) == []
-
-
 # ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def address(indexed):
-    server = serve(ViewApplication(*indexed), 0)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
