@@ -70,6 +70,7 @@ class IndexUpdates:
             self._first_reading_is_over = True
             while not self._over.wait(SECONDS_BETWEEN_UPDATES):
                 self._index.update_history(self._tell)
+                self._texts.update(self._tell)  # a run that resumes may name other files
                 self._index.update_rollouts(self._tell)
         except _Stopped:
             pass

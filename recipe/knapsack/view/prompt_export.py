@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sqlite3
 from pathlib import Path
 
@@ -12,22 +13,37 @@ import pyarrow.parquet as pq
 
 from recipe.knapsack.view.prompt_record import messages_of
 from recipe.knapsack.view.prompt_table import COLUMNS, TableQuery
-from recipe.knapsack.view.prompt_texts import PromptTexts, version_of
-from recipe.knapsack.view.run_files import RunFiles, ViewError
+from recipe.knapsack.view.prompt_texts import PromptTexts
+from recipe.knapsack.view.run_files import RunFiles, ViewError, version_of
 
 __all__ = ["prompts_as_csv", "write_rows"]
 
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+
 
 def prompts_as_csv(database: sqlite3.Connection, query: TableQuery) -> str:
-    """All prompts of the query, one a line: id, every column of the table, ground truth, other answer, text."""
+    """All prompts of the query, one a line: id, every column of the table, ground truth, other answer, text.
+
+    A text that a spreadsheet would compute is given an apostrophe, by which spreadsheets know text.
+    """
     sink = io.StringIO()
     writer = csv.writer(sink)
     writer.writerow(["prompt_id", *COLUMNS, "ground_truth", "other_answer", "prompt"])
     for row in query.rows(database, most=None):
         text = "\n\n".join(text for _, text in messages_of(row["messages"]))
-        values = [row[name] for name in COLUMNS]
-        writer.writerow([row["id"], *values, row["ground_truth"], row["other_answer"], text])
+        values = [row["id"], *(row[name] for name in COLUMNS), row["ground_truth"], row["other_answer"], text]
+        writer.writerow([_not_computed(value) if isinstance(value, str) else value for value in values])
     return sink.getvalue()
+
+
+def _not_computed(text: str) -> str:
+    """``text``, with an apostrophe before it if it begins like a formula and is no number.
+
+    >>> _not_computed("=1+1"), _not_computed("-x"), _not_computed("-5.5"), _not_computed("x = 1")
+    ("'=1+1", "'-x", '-5.5', 'x = 1')
+    """
+    return f"'{text}" if text.startswith(_FORMULA_BEGINS) and not _NUMBER.fullmatch(text) else text
 
 
 def write_rows(

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knapsack_rl.identity import prompt_id
-from recipe.knapsack.view.run_files import RunFiles
+from recipe.knapsack.view.run_files import RunFiles, version_of
 from recipe.knapsack.view.run_index import Progress, RunIndex
 
-__all__ = ["PromptTexts", "version_of"]
+__all__ = ["PromptTexts"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class PromptTexts:
         for run in self._index.runs:
             if not run.prompt_files:
                 run.problems["data"] = "Texts of prompts are not shown: the configuration names no data.train_files."
+                continue
+            run.problems.pop("data", None)
             for path in run.prompt_files:
                 if path.resolve() in self._tried:
                     continue
@@ -108,12 +110,6 @@ class PromptTexts:
         return first_row + len(rows)
 
 
-def version_of(path: Path) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds, which tell whether a file has changed."""
-    facts = path.stat()
-    return facts.st_size, facts.st_mtime_ns
-
-
 def _media_keys(run: RunFiles) -> list[str]:
     configured = (run.setting("data.image_key"), run.setting("data.video_key"))
     return [name or default for name, default in zip(configured, _MEDIA_KEYS, strict=True)]
@@ -127,4 +123,4 @@ def _content_key(row: Mapping[str, Any]) -> tuple[str, str]:
 def _ground_truth(row: Mapping[str, Any]) -> str | None:
     model = row.get("reward_model")
     truth = model.get("ground_truth") if isinstance(model, Mapping) else None
-    return truth if truth is None or isinstance(truth, str) else json.dumps(truth)
+    return truth if truth is None or isinstance(truth, str) else json.dumps(truth, default=str)

@@ -14,7 +14,7 @@ import yaml
 from knapsack_rl.run_folder import CONFIG_FILE, HISTORY_FOLDER, METRICS_FILE, ROLLOUTS_FOLDER
 from recipe.knapsack.report.run_names import shortest_names
 
-__all__ = ["RunFiles", "ViewError", "distinct_names"]
+__all__ = ["RunFiles", "ViewError", "distinct_names", "version_of"]
 
 STILL_WRITTEN_SECONDS = 1800.0
 """A run whose files did not change for so long does not grow any more."""
@@ -49,17 +49,28 @@ class RunFiles:
                 f"{self.folder} is not the folder of a run: it holds neither {METRICS_FILE} nor {HISTORY_FOLDER}/; "
                 "expected the value of trainer.default_local_dir"
             )
-        self.config = self._read_config()
+        self._config: Mapping[str, Any] = {}
+        self._config_read: tuple[int, int] | None = None
         self._metrics: dict[str, Any] = {}
         self._metrics_read: tuple[int, int] | None = None
 
-    def _read_config(self) -> Mapping[str, Any]:
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The run's configuration, read again when it has changed: a run that resumes writes it anew."""
         path = self.folder / CONFIG_FILE
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            version = version_of(path)
+        except OSError:
             self.problems["config"] = f"There is no {CONFIG_FILE}: settings and data files are unknown."
-            return {}
+            return self._config
+        if version != self._config_read:
+            self.problems.pop("config", None)
+            self._config, self._config_read = self._read_config(path), version
+        return self._config
+
+    def _read_config(self, path: Path) -> Mapping[str, Any]:
+        try:
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             self.problems["config"] = f"{CONFIG_FILE} cannot be read ({' '.join(str(error).split())})."
             return {}
@@ -96,10 +107,9 @@ class RunFiles:
         """What was logged last under each name, from the end of the metrics file; ``step`` is the last step."""
         path = self.folder / METRICS_FILE
         try:
-            written = path.stat()
-            if (written.st_size, written.st_mtime_ns) != self._metrics_read:
-                self._metrics = self._read_last_metrics(path)
-                self._metrics_read = (written.st_size, written.st_mtime_ns)
+            version = version_of(path)
+            if version != self._metrics_read:
+                self._metrics, self._metrics_read = self._read_last_metrics(path), version
         except OSError:
             self.problems["metrics"] = f"There is no {METRICS_FILE}: nothing that is measured per step is shown."
             return {}
@@ -136,6 +146,16 @@ class RunFiles:
         planned, step = self.setting("trainer.total_training_steps"), self.last_metrics().get("step", 0)
         is_over = isinstance(planned, int) and isinstance(step, int) and step >= planned
         return not is_over and time.time() - self.last_written < STILL_WRITTEN_SECONDS
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds, which tell whether a file has changed.
+
+    Raises:
+        OSError: it is not there.
+    """
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -157,9 +157,9 @@ class RunIndex:
                 # The texts of kept rollouts are most of their files, and not needed here.
                 read.append((part, read_part(part, schema, columns, verify=columns is None)))
             except (PartsError, OSError, pa.ArrowException) as error:
+                reason = str(error) if isinstance(error, PartsError) else f"{part.path} cannot be read ({error})"
                 files.problems[f"{kind} {part.path.name}"] = (
-                    f"Steps {part.first_step} to {part.last_step} of the {kind} are left out, for {part.path} is "
-                    f"damaged: {error}."
+                    f"Steps {part.first_step} to {part.last_step} of the {kind} are left out, for {reason}."
                 )
             if done == len(parts) or sum(len(table) for _, table in read) >= _ROWS_AT_ONCE:
                 yield tried, read

@@ -104,7 +104,10 @@ class ViewApplication:
     def _export(self, request: LocalRequest) -> Response:
         query = TableQuery.parse(request.args, len(self._index.runs))
         form = request.args.get("format", "csv")
-        others = request.args.get("rows", "listed") == "others"
+        rows = request.args.get("rows", "listed")
+        if rows not in ("listed", "others") or (form == "csv" and rows == "others"):
+            raise ViewError(f"rows={rows} is not accepted: expected listed, or others with format=parquet")
+        others = rows == "others"
         name = f"{query.name}{'-others' if others else ''}.{form}"
         disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
         with self._index.connect() as database:

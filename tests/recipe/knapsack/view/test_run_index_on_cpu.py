@@ -332,6 +332,32 @@ def test_a_config_that_is_damaged_does_not_keep_a_run_from_opening(run_folders, 
     assert index.runs[0].problems
 
 
+def test_a_run_that_resumes_with_another_configuration_is_shown_with_it(run_folders, tmp_path):
+    folder = shutil.copytree(run_folders["knapsack"], tmp_path / "run")
+    config = folder / "config.yaml"
+    first = config.read_text()
+    config.unlink()
+    index, texts = make_index(tmp_path / "index.sqlite", folder)
+    assert "config" in index.runs[0].problems and "data" in index.runs[0].problems
+    config.write_text(first)
+    texts.update()
+    assert index.runs[0].setting("exploration.n_low") == 2 and index.runs[0].problems == {}
+    assert table(index)["messages"].notna().all()
+    config.write_text(first.replace("n_low: 2", "n_low: 4"))
+    assert index.runs[0].setting("exploration.n_low") == 4
+
+
+def test_a_ground_truth_of_any_kind_is_shown(tmp_path):
+    folder = build_run(tmp_path / "run", SyntheticRun(num_prompts=4, prompts_per_step=4, steps=2, data=True))
+    rows = pq.read_table(folder / "train.parquet").to_pylist()
+    for truth, shown in ((b"\xff", "xff"), ([1, 2], "[1, 2]"), (2.5, "2.5"), (None, None)):
+        data = [{**row, "reward_model": {"style": "rule", "ground_truth": truth}} for row in rows]
+        pq.write_table(pa.Table.from_pylist(data), folder / "train.parquet")
+        index, _ = make_index(tmp_path / f"{shown}.sqlite", folder)
+        (seen,) = set(table(index)["ground_truth"])
+        assert index.runs[0].problems == {} and (seen == shown or shown in seen)
+
+
 def test_data_files_with_repeats_missing_sources_and_media(tmp_path):
     folder = build_run(tmp_path / "run", SyntheticRun(num_prompts=20, prompts_per_step=20, steps=2, data=True))
     rows = pq.read_table(folder / "train.parquet").to_pylist()

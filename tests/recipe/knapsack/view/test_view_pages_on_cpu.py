@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import re
 import shutil
@@ -19,6 +20,7 @@ from werkzeug.test import Client
 
 from knapsack_rl import prompt_id
 from knapsack_rl.rollout_dump import RolloutDump
+from recipe.knapsack.view import prompt_export
 from recipe.knapsack.view.harmless_text import harmless, shortened
 from recipe.knapsack.view.view_command import main
 from recipe.knapsack.view.view_server import ViewApplication, serve
@@ -153,6 +155,8 @@ def test_nothing_is_served_by_its_path(client, address):
         ("/prompts?page=99999", 200),
         (f"/prompt?id={MISLABELLED}&step=99999&first=-5", 200),
         ("/export?format=exe", 400),
+        ("/export?format=csv&rows=others", 400),
+        ("/export?format=parquet&rows=some", 400),
         ("/prompts?text=%3Cscript%3E", 200),
         ("/prompts?text=" + "_%25" * 30_000, 200),
         ("/prompts?k=99999999999999999999", 400),
@@ -180,6 +184,16 @@ def test_exports_hold_the_list_and_can_be_trained_on_or_left_out(client, run_fol
     assert texts["listed"] == set(listed["prompt"])
     assert texts["listed"].isdisjoint(texts["others"])
     assert len(parts["listed"]) + len(parts["others"]) == len(data)
+
+
+def test_no_text_of_a_csv_is_a_formula(run_folders, tmp_path):
+    assert doctest.testmod(prompt_export).failed == 0
+    index, texts = make_index(tmp_path / "index.sqlite", run_folders["knapsack"])
+    with index.connect() as database:
+        database.execute("UPDATE prompts SET data_source = '=cmd|1', ground_truth = '-5', messages = '\"+x\"'")
+    exported = get(Client(ViewApplication(index, texts)), "/export?format=csv").text
+    row = pd.read_csv(io.StringIO(exported), dtype=str).iloc[0]
+    assert (row["source"], row["ground_truth"], row["prompt"]) == ("'=cmd|1", "-5", "'+x")
 
 
 def test_an_empty_list_is_no_parquet_file(client):
