@@ -14,24 +14,34 @@ from knapsack_rl.options import is_number
 from knapsack_rl.run_folder import METRICS_FILE, write_atomically
 
 
-def read_metrics(folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(folder: str | Path, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
     """Return the metrics of every logged step of the run in ``folder``, in order; key ``step`` is the training step.
 
     A last line that a crash left half-written, or that is being written right now, is skipped.
 
+    Args:
+        folder: of the run.
+        skip_damaged: leave out lines that are no JSON object with a number ``step``, instead of raising.
+
     Raises:
         FileNotFoundError: the folder holds no metrics.
-        ValueError: a line is no JSON object with a number ``step``; names the line.
+        ValueError: a line is damaged; names the line.
     """
-    return [record for record, _ in _complete_lines(Path(folder) / METRICS_FILE)]
+    return [record for record, _ in _complete_lines(Path(folder) / METRICS_FILE, skip_damaged)]
 
 
-def _complete_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    with path.open(encoding="utf-8") as lines:
+def _complete_lines(path: Path, skip_damaged: bool = False) -> Iterator[tuple[dict[str, Any], str]]:
+    with path.open(encoding="utf-8", errors="replace" if skip_damaged else "strict") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith("\n"):
                 return  # what a run that goes on writes next would be read as a line of its own
-            yield _record(line, number), line
+            try:
+                record = _record(line, number)
+            except ValueError:
+                if not skip_damaged:
+                    raise
+                continue
+            yield record, line
 
 
 def _record(line: str, number: int) -> dict[str, Any]:

@@ -113,6 +113,15 @@ def _position_within(groups: Array, key: Array) -> Array:
     return position
 
 
+def _array(column: Sequence[Any] | Array, kind: pa.DataType) -> pa.Array:
+    """The column, with NaN as null and what no encoding writes, as an answer read from JSON may hold, as its escape."""
+    try:
+        return pa.array(column, type=kind, from_pandas=True)
+    except UnicodeEncodeError:
+        writable = [None if text is None else text.encode(errors="backslashreplace").decode() for text in column]
+        return pa.array(writable, type=kind)
+
+
 class RolloutDump:
     """Writes rollouts of one run. There is one writer: the driver.
 
@@ -146,7 +155,7 @@ class RolloutDump:
         if count == 0:
             return
         order = np.lexsort((np.arange(count), np.asarray(given["prompt_id"], dtype=str)))
-        arrays = [pa.array(given[field.name], type=field.type, from_pandas=True).take(order) for field in DUMP_SCHEMA]
+        arrays = [_array(given[field.name], field.type).take(order) for field in DUMP_SCHEMA]
         table = pa.Table.from_arrays(arrays, schema=DUMP_SCHEMA)
         self._buffer.append((step, table))
         gathered = sum(table.nbytes for _, table in self._buffer)

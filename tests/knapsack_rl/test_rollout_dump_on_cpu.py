@@ -22,7 +22,7 @@ from knapsack_rl.rollout_dump import (  # noqa: E402
     choose_rollouts,
     prompt_classes,
 )
-from knapsack_rl.step_parts import STEPS_PER_PART, list_parts  # noqa: E402
+from knapsack_rl.step_parts import STEPS_PER_PART, list_parts, read_part  # noqa: E402
 
 LARGE = 10**9
 
@@ -164,6 +164,17 @@ def test_a_damaged_part_does_not_keep_a_run_from_resuming(tmp_path, caplog):
     RolloutDump(tmp_path, LARGE).truncate_after(1)
     assert list_parts(tmp_path) == []
     assert first.path.name in caplog.text
+
+
+def test_what_no_encoding_writes_is_kept_as_its_escape(tmp_path):
+    """An answer that a reward function read from JSON may hold half of a surrogate pair."""
+    dump = RolloutDump(tmp_path, LARGE)
+    columns = rollouts(1)
+    answers = [None, *["\ud83d!"] * (len(columns["pred"]) - 1)]
+    dump.append(1, 0, {**columns, "pred": answers})
+    dump.flush()
+    (part,) = list_parts(tmp_path)
+    assert set(read_part(part, DUMP_SCHEMA)["pred"].to_pylist()) == {None, "\\ud83d!"}
 
 
 def test_columns_that_do_not_fit_are_refused(tmp_path):

@@ -57,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise RunError(f"--follow must be more than 0 seconds, got {options.follow}")
         state = _state_of_files(options.runs)
         runs = _write(options)
+        if options.follow is not None:
+            _follow(options, runs, state)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if options.follow is not None:
-        _follow(options, runs, state)
     return 0
 
 
@@ -71,7 +71,10 @@ def _write(options: argparse.Namespace) -> list[Run]:
         for problem in run.problems:
             print(f"{run.name}: {problem}", file=sys.stderr)
     refresh = None if options.follow is None or _are_finished(runs) else max(math.ceil(options.follow), 5)
-    page = write_report(runs, options.output, seed=options.seed, num_prompts=options.prompts, refresh=refresh)
+    try:
+        page = write_report(runs, options.output, seed=options.seed, num_prompts=options.prompts, refresh=refresh)
+    except OSError as error:
+        raise RunError(f"--output {options.output} cannot be written to ({error}): give another folder") from error
     print(page, flush=True)
     return runs
 

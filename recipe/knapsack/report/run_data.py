@@ -269,13 +269,14 @@ def _load_metrics(folder: Path, problems: list[str]) -> pd.DataFrame:
         problems.append(f"There is no {METRICS_FILE}: nothing that is measured per step is shown.")
         records = []
     except ValueError as error:
-        problems.append(f"{METRICS_FILE} is damaged ({error}): nothing that is measured per step is shown.")
-        records = []
+        problems.append(f"Damaged lines of {METRICS_FILE} are left out, the first for: {error}.")
+        records = read_metrics(folder, skip_damaged=True)
     if not records:
         return pd.DataFrame(index=pd.Index([], name="step", dtype=np.int64))
     # A resumed run logs its first validation under the step of the checkpoint, which has a row already.
     rows = pd.DataFrame(records).groupby("step").last()
-    return rows.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    numbers = rows.apply(pd.to_numeric, errors="coerce").astype(np.float64)
+    return numbers.replace([np.inf, -np.inf], np.nan)  # of a run that diverged: nothing that has a place in a figure
 
 
 def _load_history(folder: Path, problems: list[str]) -> pd.DataFrame:

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         names = options.names or distinct_names(options.runs)
-        if len(names) != len(options.runs) or len(set(names)) < len(names):
+        if len(names) != len(options.runs) or len(set(names)) < len(names) or not all(map(str.strip, names)):
             raise ViewError(f"--names must give each of the {len(options.runs)} runs a name of its own, got {names}")
         if not 0 <= options.port < 2**16 or options.static_pages < 1:
             raise ViewError(f"--port {options.port} or --static-pages {options.static_pages} is out of range")

@@ -243,6 +243,22 @@ def test_following_writes_the_report_again_when_the_run_has_grown_and_ends_with_
     assert capsys.readouterr().out.count(PAGE_FILE) == 2
 
 
+def test_following_a_run_that_is_deleted_ends_in_a_line(tmp_path, monkeypatch, capsys):
+    folder = build_run(tmp_path / "run", SyntheticRun(**{**SIZES, "steps": 20}))
+    monkeypatch.setattr(report_command.time, "sleep", lambda seconds: shutil.rmtree(folder))
+    assert main([str(folder), "--output", str(tmp_path / "report"), "--follow", "7"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {folder} is not a folder: expected the folder of a run (trainer.default_local_dir)\n"
+    )
+    assert (tmp_path / "report" / PAGE_FILE).exists()
+
+
+def test_an_output_that_cannot_be_written_to_is_named(tmp_path, folders, capsys):
+    (tmp_path / "file").touch()
+    assert main([*map(str, folders), "--output", str(tmp_path / "file")]) == 2
+    assert f"--output {tmp_path / 'file'} cannot be written to" in capsys.readouterr().err
+
+
 def test_following_never_is_refused(tmp_path, capsys):
     assert main([str(tmp_path), "--output", str(tmp_path), "--follow", "0"]) == 2
     assert "--follow must be more than 0 seconds" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import doctest
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from synthetic_run import ROLLOUTS_PER_PROMPT, SyntheticRun, build_run
@@ -149,17 +150,31 @@ class TestFoldersThatLackSomething:
 
     def test_a_damaged_line_in_the_middle(self, tmp_path):
         path = build_run(tmp_path, SMALL) / "metrics.jsonl"
+        whole = load_run(tmp_path).metrics
         path.write_text(path.read_text().replace('{"step": 7', '{"st', 1))
         run = load_run(tmp_path)
-        assert any("metrics.jsonl is damaged" in problem for problem in run.problems)
-        assert len(run.history)
+        (problem,) = run.problems
+        assert "Damaged lines of metrics.jsonl are left out, the first for: line 8" in problem
+        pd.testing.assert_frame_equal(run.metrics, whole.drop(index=7))
+
+    def test_bytes_that_are_no_text_in_the_middle(self, tmp_path):
+        path = build_run(tmp_path, SMALL) / "metrics.jsonl"
+        first, *others = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(first + b"\xff\xfe\x00\n" + b"".join(others))
+        run = load_run(tmp_path)
+        assert len(run.problems) == 1 and run.metrics.index.tolist() == list(range(21))
+
+    def test_what_is_not_finite_is_missing(self, tmp_path):
+        path = build_run(tmp_path, SMALL) / "metrics.jsonl"
+        path.write_text(path.read_text() + '{"step": 21, "timing_s/step": Infinity, "actor/grad_norm": NaN}\n')
+        assert load_run(tmp_path).metrics.loc[21].isna().all()
 
     @pytest.mark.parametrize("line", ['{"loss": 1}', "null", "[1, 2]", '{"step": "x"}'])
     def test_a_line_without_a_step(self, tmp_path, line):
         path = build_run(tmp_path, SMALL) / "metrics.jsonl"
         path.write_text(f"{line}\n{path.read_text()}")
         (problem,) = load_run(tmp_path).problems
-        assert "metrics.jsonl is damaged (line 1 is" in problem and "expected an object with a number 'step'" in problem
+        assert "the first for: line 1 is" in problem and "expected an object with a number 'step'" in problem
 
     def test_a_damaged_part_of_the_history(self, tmp_path):
         build_run(tmp_path, SyntheticRun(num_prompts=64, prompts_per_step=16, steps=120, planned_steps=120))

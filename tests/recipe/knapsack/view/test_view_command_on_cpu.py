@@ -40,6 +40,7 @@ def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_pa
         (["{tmp}/nothing"], "is not a folder"),
         (["{run}", "{run}"], "given twice"),
         (["{run}", "--names", "a", "b"], "--names"),
+        (["{run}", "--names", " "], "--names"),
         (["{run}", "--port", "99999"], "--port 99999"),
         (["{run}", "--static", "{tmp}/x", "--static-pages", "0"], "--static-pages 0"),
         (["{run}", "--static", "{run}/config.yaml"], "cannot be written to"),
