@@ -97,7 +97,12 @@ class AllocationRules:
         classes = self.classes
         unsolved = rule_index("fallback" if fallback_rollouts > 0 else "remainder")
         return np.select(
-            [classes.is_unseen, budgets <= self.n_low, classes.is_mixed, classes.is_unsolved],
+            [
+                classes.is_unseen & (budgets <= self.unseen_share),
+                ~classes.is_unseen & (budgets <= self.n_low),
+                classes.is_mixed,
+                classes.is_unsolved,
+            ],
             [rule_index("unseen"), rule_index("minimum"), rule_index("knapsack"), unsolved],
             default=rule_index("remainder"),
         )

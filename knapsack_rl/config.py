@@ -47,7 +47,7 @@ _OPTIONS = {
         "null, all or an integer of at least 1",
         lambda value: value in (None, "all") or (is_integer(value) and value >= 1),
     ),
-    "dump_limit_gb": number("a number above 0", lambda value: value > 0),
+    "dump_limit_gb": number("a number above 0 and at most 1e9", lambda value: 0 < value <= 1e9),
 }
 _REVIEW_OPTIONS = {
     "after_steps": null_or(integer_at_least(1)),

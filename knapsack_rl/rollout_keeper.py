@@ -106,5 +106,12 @@ class RolloutWriter:
 
     def _wait(self) -> None:
         writing, self._writing = self._writing, None
-        if writing is not None:
+        if writing is None:
+            return
+        try:
             writing.result()
+        except OSError as error:
+            raise OSError(
+                f"rollouts cannot be kept in {self._dump.folder} ({error}): free space there, lower "
+                "exploration.dump_limit_gb, or set exploration.dump_rollouts=null"
+            ) from error

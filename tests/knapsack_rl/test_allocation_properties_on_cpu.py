@@ -116,8 +116,12 @@ def test_the_rule_of_each_prompt_fits_its_estimate_its_budget_and_the_account(in
     if value == "expected":
         assert set(rules) <= {"knapsack", "minimum"}
     else:
-        assert (rates[rules == "fallback"] == 0).all() and np.isin(rates[rules == "remainder"], (0, 1)).all()
-        assert (rules[np.isnan(rates)] == "unseen").all()
+        assert (rates[rules == "fallback"] == 0).all() and (beyond["remainder"] > 0) <= (
+            allocation.placed["remainder"] > 0
+        )
+        has_share = allocation.budgets <= total_budget // len(rates)
+        unseen = np.isnan(rates)
+        assert (rules[unseen & has_share] == "unseen").all() and (rules[unseen & ~has_share] == "remainder").all()
 
 
 @deterministic

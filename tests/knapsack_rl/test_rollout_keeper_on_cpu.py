@@ -12,7 +12,7 @@ pytest.importorskip("pyarrow")
 from knapsack_rl import ExplorationConfig  # noqa: E402
 from knapsack_rl.rollout_dump import DUMP_SCHEMA, RolloutDump  # noqa: E402
 from knapsack_rl.rollout_keeper import RolloutWriter, rows_to_keep  # noqa: E402
-from knapsack_rl.step_parts import list_parts, read_part  # noqa: E402
+from knapsack_rl.step_parts import STEPS_PER_PART, list_parts, read_part  # noqa: E402
 
 
 class Tokenizer:
@@ -82,6 +82,15 @@ def test_what_a_resumed_run_repeats_is_forgotten_once_it_is_written(tmp_path):
     writer.truncate_after(2)
     writer.flush()
     assert [row["step"] for row in written(tmp_path)] == [1, 2]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "rollouts").touch()  # a file where the folder is to be
+    writer = RolloutWriter(RolloutDump(tmp_path / "rollouts", 10**9), Tokenizer())
+    for step in range(1, STEPS_PER_PART + 1):
+        writer.write(step, 0, columns_of(1), [[33]])
+    with pytest.raises(OSError, match=f"{tmp_path}/rollouts .*exploration.dump_rollouts=null"):
+        writer.flush()
 
 
 def test_an_error_of_the_writing_is_raised_at_the_next_step_and_once(tmp_path):

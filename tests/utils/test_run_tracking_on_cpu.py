@@ -52,6 +52,18 @@ def test_every_backend_is_finished_once_at_the_end(backends):
     assert backends["tensorboard"].calls == backends["swanlab"].calls == [("finish", {})]
 
 
+@pytest.mark.parametrize("error", [ConnectionError("no network"), ValueError("the training's own")])
+def test_a_logger_that_cannot_be_finished_keeps_no_other_from_it_and_hides_no_error(backends, monkeypatch, error):
+    def fail(**_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(backends["swanlab"], "finish", fail)
+    with pytest.raises(type(error), match=str(error)), tracking_with(backends):
+        if isinstance(error, ValueError):
+            raise error
+    assert backends["wandb"].calls and backends["tensorboard"].calls
+
+
 def test_a_run_that_fails_is_shown_as_failed(backends):
     with pytest.raises(RuntimeError, match="worker"), tracking_with(backends):
         raise RuntimeError("worker died")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from knapsack_rl.run_folder import wandb_run_to_continue, write_atomically
 from verl.utils.tracking import Tracking
 
 __all__ = ["RunTracking"]
+
+logger = logging.getLogger(__name__)
 
 _TAKE_EXIT_CODE = ("wandb", "vemlp_wandb")
 _TRACKIO = "trackio"
@@ -85,10 +88,20 @@ class RunTracking(Tracking):
         log_charts(self.logger, success_rates, budgets, step)
 
     def finish(self, *, failed: bool) -> None:
-        """Let every backend write what it still holds; ``failed`` is what those that show it say of the run."""
+        """Let every backend write what it still holds; ``failed`` is what those that show it say of the run.
+
+        One that cannot keeps no other from it. Its error is raised in the end, unless the run's own must be seen.
+        """
+        errors = []
         while self.logger:
             name, backend = self.logger.popitem()
-            _finish_backend(name, backend, exit_code=int(failed))
+            try:
+                _finish_backend(name, backend, exit_code=int(failed))
+            except Exception as error:
+                logger.exception("the logger %s could not be finished", name)
+                errors.append(error)
+        if errors and not failed:
+            raise errors[0]
 
 
 class _TrackioRun:

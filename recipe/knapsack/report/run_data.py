@@ -299,7 +299,7 @@ def _load_config(path: Path, problems: list[str]) -> Mapping[str, Any]:
     except FileNotFoundError:
         problems.append(f"There is no {path.name}: the settings are unknown.")
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no text, or a date that does not exist
         problems.append(f"{path.name} is damaged ({' '.join(str(error).split())}): the settings are unknown.")
         return {}
     if not isinstance(config, Mapping):

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,35 +70,46 @@ def write_rows(
         The number of rows.
 
     Raises:
-        ViewError: none of the run's data files was read, one has changed since, or there are no such rows.
+        ViewError: a data file of the run was not read to its end, has changed since, or has rows whose prompts are not
+            known; the files do not fit together; or there are no such rows.
     """
     own = {file.resolve() for file in run.prompt_files}
+    if missing := own - texts.whole:
+        raise ViewError(f"{min(missing)} is still being read, or cannot be read: its rows cannot be exported.")
     listed = query.prompts(database)
     tables = []
     for number, file in enumerate(texts.files):
         if file.resolve() not in own:
             continue
-        rows = database.execute("SELECT row, prompt FROM data_rows WHERE file = ?", (number,))
-        chosen = {row for row, prompt in rows if prompt in listed}
+        prompts = dict(database.execute("SELECT row, prompt FROM data_rows WHERE file = ?", (number,)).fetchall())
         try:
             if version_of(file) != texts.versions[number]:
                 raise ViewError(f"{file} has changed since it was read: start the viewer again to export from it.")
-            tables += _rows_of(file, chosen, others)
+            tables += _rows_of(file, prompts, listed, others)
         except (OSError, pa.ArrowException) as error:
             raise ViewError(f"{file} cannot be read any more ({error}): its rows cannot be exported.") from error
     if not tables:
         raise ViewError("There are no such rows: the run's data files are not here, or the list is empty.")
-    table = pa.concat_tables(tables, promote_options="permissive")
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ViewError(f"The run's data files have columns of different types ({error}): export by CSV.") from error
     pq.write_table(table, path)
     return len(table)
 
 
-def _rows_of(file: Path, chosen: set[int], others: bool) -> list[pa.Table]:
+def _rows_of(file: Path, prompts: Mapping[int, int], listed: set[int], others: bool) -> list[pa.Table]:
+    """The rows of a file whose prompts are listed, or of all others; ``prompts`` has the prompt of each row."""
     tables, first = [], 0
     with pq.ParquetFile(file) as parquet:
+        if len(prompts) < parquet.metadata.num_rows:
+            raise ViewError(
+                f"{parquet.metadata.num_rows - len(prompts):,} rows of {file} have images or videos, so their prompts "
+                "are not known and no list of its rows would be whole: export by CSV."
+            )
         for group in range(parquet.metadata.num_row_groups):
             count = parquet.metadata.row_group(group).num_rows
-            wanted = [row for row in range(count) if (first + row in chosen) != others]
+            wanted = [row for row in range(count) if (prompts[first + row] in listed) != others]
             if wanted:
                 tables.append(parquet.read_row_group(group).take(wanted))
             first += count

@@ -19,7 +19,17 @@ from recipe.knapsack.view.placement import placing_rule
 from recipe.knapsack.view.run_files import RunFiles
 from recipe.knapsack.view.visit_store import NO_NUMBER, load_visits
 
-__all__ = ["KeptRollouts", "PromptRecord", "Visit", "find_prompt", "kept_rollouts", "kept_steps", "visits_of"]
+__all__ = [
+    "KeptRollouts",
+    "PromptRecord",
+    "Visit",
+    "find_prompt",
+    "kept_rollouts",
+    "kept_steps",
+    "messages_of",
+    "visits_of",
+    "words_of",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,15 @@ def messages_of(stored: str | None) -> list[tuple[str, str]]:
         text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
         messages.append((role, text))
     return messages
+
+
+def words_of(stored: str) -> str:
+    """The texts of messages as a search compares them, whatever the case of letters.
+
+    >>> words_of('[{"role": "user", "content": "Größe\\\\n1 + 1"}]')
+    'grösse\\n1 + 1'
+    """
+    return "\n".join(text for _, text in messages_of(stored)).casefold()
 
 
 def visits_of(database: sqlite3.Connection, prompt: PromptRecord, run: int, files: RunFiles) -> list[Visit]:

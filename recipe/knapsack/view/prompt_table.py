@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Mapping
@@ -171,7 +170,7 @@ class TableQuery:
     def arguments(self) -> dict[str, str]:
         """What `parse` reads back as this query."""
         limits = {
-            f"{column}_{side}": f"{value:g}"
+            f"{column}_{side}": str(int(value)) if value.is_integer() else repr(value)
             for column, limit in self.limits.items()
             for side, value in zip(("min", "max"), limit, strict=True)
             if value is not None
@@ -251,8 +250,8 @@ class TableQuery:
             conditions.append("p.data_source = :source")
             values["source"] = self.source
         if self.text:
-            conditions.append("(instr(lower(p.messages), lower(:json)) OR instr(p.id, lower(:text)) = 1)")
-            values |= {"json": _as_in_json(self.text), "text": self.text}
+            conditions.append("(instr(p.words, :text) OR instr(p.id, :text) = 1)")
+            values["text"] = self.text.casefold()
         return " AND ".join(conditions), values
 
 
@@ -302,7 +301,3 @@ def _number(arguments: Mapping[str, str], name: str) -> float | None:
     if not math.isfinite(value):
         raise ViewError(f"{name}={text} is not accepted: expected a number")
     return value
-
-
-def _as_in_json(text: str) -> str:
-    return json.dumps(text)[1:-1]

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from knapsack_rl.identity import prompt_id
+from recipe.knapsack.view.prompt_record import words_of
 from recipe.knapsack.view.run_files import RunFiles, version_of
 from recipe.knapsack.view.run_index import Progress, RunIndex
 
@@ -29,12 +30,14 @@ class PromptTexts:
     Attributes:
         files: the files that were read; ``data_rows.file`` of the index counts through them.
         versions: size in bytes and time of change in nanoseconds of each of them when it was read.
+        whole: resolved paths of those that were read to their end.
     """
 
     def __init__(self, index: RunIndex) -> None:
         self._index = index
         self.files: list[Path] = []
         self.versions: list[tuple[int, int]] = []
+        self.whole: set[Path] = set()
         self._tried: set[Path] = set()
 
     def update(self, progress: Progress | None = None) -> None:
@@ -49,7 +52,8 @@ class PromptTexts:
                     continue
                 try:
                     self._add(path, run, progress)
-                except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+                    self.whole.add(path.resolve())
+                except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
                     run.problems[f"data {path}"] = (
                         f"Prompts of {path} are shown without their texts, for the file cannot be read "
                         f"({type(error).__name__}: {error}); --data FILE names another place."
@@ -97,9 +101,9 @@ class PromptTexts:
         numbers = self._index.numbers(database, ids.values())
         known.update({key: numbers[one] for key, one in ids.items()})
         database.executemany(
-            "UPDATE prompts SET data_source = ?, messages = ?, ground_truth = ? WHERE number = ?",
+            "UPDATE prompts SET data_source = ?, messages = ?, words = ?, ground_truth = ? WHERE number = ?",
             (
-                (row["data_source"], json.dumps(row["prompt"]), row["ground_truth"], known[key])
+                (row["data_source"], key[1], words_of(key[1]), row["ground_truth"], known[key])
                 for key, row in fresh.items()
             ),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class RunFiles:
     def _read_config(self, path: Path) -> Mapping[str, Any]:
         try:
             config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no text, or a date that does not exist
             self.problems["config"] = f"{CONFIG_FILE} cannot be read ({' '.join(str(error).split())})."
             return {}
         if not isinstance(config, Mapping):
@@ -101,7 +102,8 @@ class RunFiles:
             return list(self.data_files)
         named = self.setting("data.train_files") or []
         named = [named] if isinstance(named, str) else named
-        return [Path(name).expanduser() for name in named if isinstance(name, str)] if isinstance(named, list) else []
+        names = named if isinstance(named, list) else []
+        return [Path(os.path.expanduser(name)) for name in names if isinstance(name, str)]
 
     def last_metrics(self) -> dict[str, Any]:
         """What was logged last under each name, from the end of the metrics file; ``step`` is the last step."""

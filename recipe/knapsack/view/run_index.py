@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ __all__ = ["RunIndex"]
 
 _TABLES = """
 CREATE TABLE prompts (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
-    data_source TEXT, messages TEXT, ground_truth TEXT);
+    data_source TEXT, messages TEXT, words TEXT, ground_truth TEXT);
 CREATE TABLE data_rows (file INTEGER, row INTEGER, prompt INTEGER);
 CREATE TABLE parts (run INTEGER, kind TEXT, name TEXT, PRIMARY KEY (run, kind, name)) WITHOUT ROWID;
 CREATE TABLE visits (run INTEGER, prompt INTEGER, records BLOB, PRIMARY KEY (run, prompt)) WITHOUT ROWID;
@@ -49,6 +49,8 @@ FROM answers WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
 """
 _CHOSEN = "AND prompt IN (SELECT prompt FROM touched)"
 _ROWS_AT_ONCE = 500_000  # of a history or of kept rollouts in memory
+_MOST_VARIABLES = 900  # of a statement
+_NO_ANSWERS = ["", "[INVALID]"]  # the second is what verl's DAPO scorer calls none
 _LONGEST_ANSWER = 200  # characters; a longer "answer" is a response that was not parsed
 
 Progress = Callable[[str, int, int], None]
@@ -100,11 +102,12 @@ class RunIndex:
         """The number of every prompt, new ones added."""
         ids = list(ids)
         database.executemany("INSERT OR IGNORE INTO prompts (id) VALUES (?)", ((one,) for one in ids))
-        if len(ids) > 900:  # most variables of a statement
-            known = database.execute("SELECT id, number FROM prompts")
-        else:
-            known = database.execute(f"SELECT id, number FROM prompts WHERE id IN ({','.join('?' * len(ids))})", ids)
-        return {row[0]: row[1] for row in known}
+        known: dict[str, int] = {}
+        for first in range(0, len(ids), _MOST_VARIABLES):
+            some = ids[first : first + _MOST_VARIABLES]
+            places = ",".join("?" * len(some))
+            known.update(map(tuple, database.execute(f"SELECT id, number FROM prompts WHERE id IN ({places})", some)))
+        return known
 
     # ------------------------------------------------------------------------------------------------ parts
 
@@ -125,9 +128,17 @@ class RunIndex:
                 except (PartsError, OSError) as error:
                     files.problems[kind] = f"The {kind} cannot be read: {error}."
                     continue
+                if kind == "history" and not parts:
+                    files.problems[kind] = f"There is no {folder}/ yet: nothing about single prompts is shown."
+                else:
+                    files.problems.pop(kind, None)
                 rows = database.execute("SELECT name FROM parts WHERE run = ? AND kind = ?", (run, kind))
                 indexed = {row[0] for row in rows}
-                if indexed - set(parts):  # a resumed run has forgotten steps, or the oldest were deleted
+                gone = indexed - set(parts)
+                if gone and kind == "rollouts" and _are_the_oldest(gone, parts):
+                    self._forget_deleted(database, run, gone)
+                    indexed, changed = indexed - gone, True
+                elif gone:  # a resumed run has forgotten steps
                     self._forget(database, run, kind)
                     indexed, changed = set(), True
                 fresh = [part for name, part in parts.items() if name not in indexed]
@@ -155,7 +166,9 @@ class RunIndex:
             tried.append(part.path.name)
             try:
                 # The texts of kept rollouts are most of their files, and not needed here.
-                read.append((part, read_part(part, schema, columns, verify=columns is None)))
+                table = read_part(part, schema, columns, verify=columns is None)
+                table.validate(full=True)  # what is no UTF-8 is damage too
+                read.append((part, table))
             except (PartsError, OSError, pa.ArrowException) as error:
                 reason = str(error) if isinstance(error, PartsError) else f"{part.path} cannot be read ({error})"
                 files.problems[f"{kind} {part.path.name}"] = (
@@ -166,6 +179,12 @@ class RunIndex:
                 tried, read = [], []
             if progress is not None:
                 progress(f"{kind} of {files.name}", done, len(parts))
+
+    def _forget_deleted(self, database: sqlite3.Connection, run: int, names: set[str]) -> None:
+        """Forget where rollouts lay that were deleted at the size limit; what they answered still counts."""
+        for name in names:
+            database.execute("DELETE FROM kept WHERE run = ? AND part = ?", (run, name))
+            database.execute("DELETE FROM parts WHERE run = ? AND kind = 'rollouts' AND name = ?", (run, name))
 
     def _forget(self, database: sqlite3.Connection, run: int, kind: str) -> None:
         tables = ("visits", "summaries") if kind == "history" else ("kept", "answers", "other_answers")
@@ -236,7 +255,8 @@ class RunIndex:
 
     def _count_answers(self, database: sqlite3.Connection, run: int, table: pa.Table, prompts: np.ndarray) -> None:
         answers = pa.table({"prompt": prompts, "pred": table["pred"], "is_success": table["is_success"]})
-        is_answer = (pc.utf8_length(pc.field("pred")) > 0) & (pc.utf8_length(pc.field("pred")) <= _LONGEST_ANSWER)
+        is_none = pc.field("pred").isin(_NO_ANSWERS)
+        is_answer = ~is_none & (pc.utf8_length(pc.field("pred")) <= _LONGEST_ANSWER)
         answers = answers.filter(is_answer & pc.field("is_success").is_valid() & (pc.field("prompt") != NO_NUMBER))
         counts = answers.group_by(["prompt", "pred", "is_success"]).aggregate([([], "count_all")])
         names = ("prompt", "pred", "is_success", "count_all")
@@ -245,3 +265,8 @@ class RunIndex:
             "ON CONFLICT DO UPDATE SET rollouts = rollouts + excluded.rollouts",
             ((run, *row) for row in zip(*(counts[name].to_pylist() for name in names), strict=True)),
         )
+
+
+def _are_the_oldest(gone: set[str], parts: Mapping[str, Part]) -> bool:
+    """Whether the parts of these names, which begin with their steps, come before all that are left."""
+    return bool(parts) and max(gone) < min(parts)

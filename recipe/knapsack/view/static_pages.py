@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from recipe.knapsack.view.prompt_export import prompts_as_csv
 from recipe.knapsack.view.prompt_table import TableQuery
+from recipe.knapsack.view.run_files import ViewError
 from recipe.knapsack.view.run_index import RunIndex
-from recipe.knapsack.view.view_pages import Pages
+from recipe.knapsack.view.view_pages import GENERATOR, Pages
 
 __all__ = ["StaticLinks", "write_static_pages"]
 
@@ -66,9 +67,15 @@ def write_static_pages(index: RunIndex, folder: Path, most_pages: int, *, show_p
         folder: made if it does not exist.
         most_pages: no more files are written; what lies beyond is named but not linked.
         show_progress: whether to show a progress bar.
+
+    Raises:
+        ViewError: the folder holds something else than such pages.
     """
     links = StaticLinks(most_pages)
     folder.mkdir(parents=True, exist_ok=True)
+    first = folder / FIRST_PAGE
+    if any(folder.iterdir()) and not (first.is_file() and GENERATOR in first.read_text(errors="replace")):
+        raise ViewError(f"--static {folder} holds other files: give a new folder, or one of earlier pages")
     pages = Pages(index, links, is_static=True)
     links("overview")
     with tqdm(desc="pages", delay=1.0, leave=False, disable=None if show_progress else True) as progress:

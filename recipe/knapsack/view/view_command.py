@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sqlite3
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 from tqdm import tqdm
 
@@ -94,6 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _write(index, options) if options.static else _serve(index, options)
     except ViewError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except sqlite3.Error as error:
+        print(
+            f"error: the index cannot be kept in {gettempdir()} ({error}): set TMPDIR to another folder",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print(file=sys.stderr)

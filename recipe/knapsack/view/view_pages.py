@@ -38,9 +38,10 @@ from recipe.knapsack.view.run_files import RunFiles, ViewError
 from recipe.knapsack.view.run_index import RunIndex
 from recipe.knapsack.view.visit_picture import RULE_COLORS, draw_visits
 
-__all__ = ["PAGES", "POLICY", "NotFound", "Pages"]
+__all__ = ["GENERATOR", "PAGES", "POLICY", "NotFound", "Pages"]
 
 PAGES = ("overview", "prompts", "prompt")
+GENERATOR = "recipe.knapsack.view"
 UNKNOWN = "–"
 MOST_CHARACTERS = 4000
 MOST_ANSWERS = 8
@@ -101,6 +102,7 @@ class Pages:
             number_of=_count,
             decimal_of=_decimal,
             policy=POLICY,
+            generator=GENERATOR,
             style=Markup(_STYLE),
         )
         self._environment = environment

@@ -117,11 +117,15 @@ def test_filters_order_and_pages_agree_with_pandas(indexed):
     assert found == prompt_id("synthetic", messages(123))
     assert table(index, text=found[:10])["id"].tolist() == [found]
     assert len(table(index, text="100%_")) == 0
+    assert len(table(index, text="wHAT IS 123")) == 1
+    assert not any(len(table(index, text=markup)) for markup in ("content", "role", "{", '"'))
     assert len(table(index, source="elsewhere")) == 0 and len(table(index, source="synthetic")) == len(everything)
 
 
 def test_a_query_survives_its_own_address():
-    query = TableQuery(1, 0, "lost", "rate", False, 3, {"rate": (0.25, None)}, "a&b", "<x> %", 7)
+    query = TableQuery(
+        1, 0, "lost", "rate", False, 3, {"rate": (2 / 3, None), "rollouts": (1234567.0, 1e300)}, "a&b", "<x> %", 7
+    )
     assert TableQuery.parse(query.arguments, num_runs=2) == query
     assert TableQuery.parse({}, 1) == TableQuery()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from view_runs import Reader
 
+from recipe.knapsack.view.run_index import RunIndex
 from recipe.knapsack.view.view_command import INTERRUPTED, main
 
 
@@ -32,6 +34,16 @@ def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_pa
             assert set(links) <= set(files) and "Content-Security-Policy" in path.read_text()
             assert "parquet of" not in path.read_text(), "only a server exports rows"
     assert not Reader(files["index.html"].read_text()).tags.count("form")
+    assert main([*map(str, run_folders.values()), "--static", str(tmp_path / "out"), "--static-pages", "9"]) == 0
+
+
+def test_an_index_that_cannot_be_kept_is_said_in_one_line(run_folders, tmp_path, monkeypatch, capsys):
+    def fail(self, progress=None):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(RunIndex, "update_history", fail)
+    assert main([str(run_folders["knapsack"]), "--static", str(tmp_path / "out")]) == 2
+    assert "disk I/O error" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -44,6 +56,7 @@ def test_static_pages_link_to_each_other_and_to_nothing_else(run_folders, tmp_pa
         (["{run}", "--port", "99999"], "--port 99999"),
         (["{run}", "--static", "{tmp}/x", "--static-pages", "0"], "--static-pages 0"),
         (["{run}", "--static", "{run}/config.yaml"], "cannot be written to"),
+        (["{run}", "--static", "{run}"], "holds other files"),
         (["{run}/history"], "is not the folder of a run"),
     ],
 )
