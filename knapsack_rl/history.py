@@ -185,7 +185,8 @@ def read_history(folder: str | os.PathLike[str], *, skip_damaged: bool = False) 
 
     Args:
         folder: the history's folder.
-        skip_damaged: leave damaged parts out with a warning that names them, instead of raising.
+        skip_damaged: leave damaged parts out with a warning that names them, and those that hold the same step, instead
+            of raising.
 
     Returns:
         A table with the columns of `SCHEMA`: one row per prompt and step; no rows if nothing was written yet.
@@ -198,7 +199,7 @@ def read_history(folder: str | os.PathLike[str], *, skip_damaged: bool = False) 
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} does not exist: no history was written there")
     tables = []
-    for part in list_parts(folder):
+    for part in list_parts(folder, skip_disputed=skip_damaged):
         try:
             tables.append(read_part(part, SCHEMA))
         except PartsError as error:

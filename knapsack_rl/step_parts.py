@@ -50,13 +50,19 @@ class Part(NamedTuple):
     content_hash: str
 
 
-def list_parts(folder: Path, *, with_superseded: bool = False) -> list[Part]:
+def list_parts(folder: Path, *, with_superseded: bool = False, skip_disputed: bool = False) -> list[Part]:
     """The parts in the order of their steps; none if there is no such folder.
 
     A crash inside `truncate_parts` may leave a part beside its shortened copy: the longer one supersedes the shorter.
 
+    Args:
+        folder: of the data set.
+        with_superseded: whether to list every part.
+        skip_disputed: leave out parts that hold the same step and of which neither supersedes the other, instead of
+            raising.
+
     Raises:
-        PartsError: two parts hold the same step, and neither supersedes the other.
+        PartsError: there are such parts.
     """
     paths = folder.iterdir() if folder.is_dir() else ()
     matches = [(path, _PART_NAME.fullmatch(path.name)) for path in paths]
@@ -65,12 +71,18 @@ def list_parts(folder: Path, *, with_superseded: bool = False) -> list[Part]:
     if with_superseded:
         return parts
     current: list[Part] = []
+    disputed: set[Part] = set()
     for part in parts:
         if not current or part.first_step > current[-1].last_step:
             current.append(part)
         elif part.last_step > current[-1].last_step or part[1:3] == current[-1][1:3]:
-            raise PartsError(f"{current[-1].path} and {part.path} both hold step {part.first_step}; remove one of them")
-    return current
+            if not skip_disputed:
+                raise PartsError(
+                    f"{current[-1].path} and {part.path} both hold step {part.first_step}; remove one of them"
+                )
+            disputed |= {current[-1], part}
+            current.append(part)
+    return [part for part in current if part not in disputed]
 
 
 def write_part(folder: Path, table: pa.Table, *, rows_per_group: int | None = None) -> Part:

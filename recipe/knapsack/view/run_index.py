@@ -124,14 +124,10 @@ class RunIndex:
         with self._writing, self.connect() as database:
             for run, files in enumerate(self.runs):
                 try:
-                    parts = {part.path.name: part for part in list_parts(files.folder / folder)}
-                except (PartsError, OSError) as error:
+                    parts = self._parts_of(files, kind, folder)
+                except OSError as error:
                     files.problems[kind] = f"The {kind} cannot be read: {error}."
                     continue
-                if kind == "history" and not parts:
-                    files.problems[kind] = f"There is no {folder}/ yet: nothing about single prompts is shown."
-                else:
-                    files.problems.pop(kind, None)
                 rows = database.execute("SELECT name FROM parts WHERE run = ? AND kind = ?", (run, kind))
                 indexed = {row[0] for row in rows}
                 gone = indexed - set(parts)
@@ -149,6 +145,18 @@ class RunIndex:
                     database.commit()  # pages show what is there, also while the rest is read
                     changed = True
         return changed
+
+    def _parts_of(self, files: RunFiles, kind: str, folder: str) -> dict[str, Part]:
+        """The parts of a data set by their names; what is wrong with the whole of it becomes a problem of the run."""
+        files.problems.pop(kind, None)
+        try:
+            parts = list_parts(files.folder / folder)
+        except PartsError as error:
+            files.problems[kind] = f"Part of the {kind} is left out: {error}."
+            parts = list_parts(files.folder / folder, skip_disputed=True)
+        if kind == "history" and not parts:
+            files.problems.setdefault(kind, f"There is no {folder}/ yet: nothing about single prompts is shown.")
+        return {part.path.name: part for part in parts}
 
     def _batches(
         self,

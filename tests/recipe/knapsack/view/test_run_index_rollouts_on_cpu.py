@@ -81,6 +81,16 @@ def test_parts_that_are_deleted_at_the_size_limit_are_forgotten_and_no_other_is_
     assert steps_of(index) == [2, 3] and ground_truth_list(index) == [("7", 8)]
 
 
+def test_of_two_parts_that_hold_the_same_step_none_is_shown_and_all_others_are(folder, tmp_path):
+    dump = RolloutDump(folder / "rollouts", 10**9)
+    for step in (1, 2, 3):
+        keep(dump, step, ["7"] * 4)
+    second = list_parts(folder / "rollouts")[1].path
+    second.with_name("steps-00000002-00000002-0123456789abcdef.parquet").touch()
+    index, _ = make_index(tmp_path / "index.sqlite", folder)
+    assert steps_of(index) == [1, 3] and "both hold step 2" in index.runs[0].problems["rollouts"]
+
+
 def test_an_answer_that_the_scorer_calls_none_is_no_agreement(folder, tmp_path):
     keep(RolloutDump(folder / "rollouts", 10**9), 1, ["[INVALID]"] * 9 + ["5"] * 4 + [None, ""])
     index, _ = make_index(tmp_path / "index.sqlite", folder)
