@@ -274,11 +274,11 @@ def test_damaged_parts_can_be_skipped_with_a_warning(tmp_path, caplog):
 
 
 def test_two_parts_with_the_same_step_are_refused(tmp_path):
-    written(tmp_path / "history", range(1, 5), flush_after=[2])
-    written(tmp_path / "other", range(3, 7))
+    written(tmp_path / "history", range(1, 7), flush_after=[2])
+    written(tmp_path / "other", range(5, 9))
     for path in parts_of(tmp_path / "other"):
         path.rename(tmp_path / "history" / path.name)
-    with pytest.raises(HistoryError, match="both hold step 3; remove one"):
+    with pytest.raises(HistoryError, match="both hold step 5; remove one"):
         read_history(tmp_path / "history")
     assert steps_in(tmp_path / "history", skip_damaged=True) == expected_steps(1, 2)
 

@@ -286,10 +286,7 @@ def _load_history(folder: Path, problems: list[str]) -> pd.DataFrame:
         problems.append(f"There is no {HISTORY_FOLDER} folder: nothing about single prompts is shown.")
     except HistoryError as error:
         problems.append(f"Part of the per-prompt history is left out: {error}.")
-        try:
-            return read_history(folder, skip_damaged=True).to_pandas()
-        except HistoryError:
-            problems.append("No part of the per-prompt history can be used.")
+        return read_history(folder, skip_damaged=True).to_pandas()
     return SCHEMA.empty_table().to_pandas()
 
 
