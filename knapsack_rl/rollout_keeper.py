@@ -66,13 +66,15 @@ class RolloutWriter:
 
     Args:
         dump: where they go.
+        config: which are kept, and what a success is.
         tokenizer: decodes the responses by ``batch_decode``; a copy of it is used.
     """
 
-    def __init__(self, dump: RolloutDump, tokenizer: Any) -> None:
+    def __init__(self, dump: RolloutDump, config: ExplorationConfig, tokenizer: Any) -> None:
+        self.config = config
         self._dump = dump
         # A fast tokenizer raises when two threads use it and one of them changes its truncation or padding.
-        self._tokenizer = copy.deepcopy(tokenizer)
+        self._tokenizer: Any = None if config.dump_rollouts is None else copy.deepcopy(tokenizer)
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kept-rollouts")
         self._writing: Future[None] | None = None
 

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 import transfer_queue as tq
 
-from knapsack_rl.config import ExplorationConfig
-from knapsack_rl.rollout_dump import RolloutDump
 from knapsack_rl.rollout_keeper import RolloutWriter, rows_to_keep
 from knapsack_verl09.advantages import session_of
 from knapsack_verl09.groups import PlannedGroup
@@ -19,18 +17,8 @@ from knapsack_verl09.sessions import Sessions, reward_info
 __all__ = ["RolloutKeeper"]
 
 
-class RolloutKeeper:
-    """Keeps sessions as ``exploration.dump_rollouts`` asks for; the writing happens beside the training.
-
-    Args:
-        dump: where they go.
-        config: which are kept, and what a success is.
-        tokenizer: decodes the responses.
-    """
-
-    def __init__(self, dump: RolloutDump, config: ExplorationConfig, tokenizer: Any) -> None:
-        self._config = config
-        self._writer = RolloutWriter(dump, None if config.dump_rollouts is None else tokenizer)
+class RolloutKeeper(RolloutWriter):
+    """Keeps sessions as ``exploration.dump_rollouts`` asks for; the writing happens beside the training."""
 
     def keep(
         self,
@@ -55,15 +43,15 @@ class RolloutKeeper:
         Raises:
             OSError: those of an earlier step could not be written.
         """
-        if self._config.dump_rollouts is None:
+        if self.config.dump_rollouts is None:
             return
         sessions = sessions.of([uid for uid in dict.fromkeys(sessions.uids) if uid in planned])
         if not sessions.uids:
             return
-        is_success = sessions.verdicts > self._config.success_threshold
+        is_success = sessions.verdicts > self.config.success_threshold
         uids, prompt_index = np.unique(sessions.uids, return_inverse=True)
         rows, columns = rows_to_keep(
-            self._config,
+            self.config,
             step,
             prompt_index,
             is_success,
@@ -80,11 +68,7 @@ class RolloutKeeper:
             **{name: [session[name] for session in read] for name in ("acc", "pred", "advantage")},
         }
         epochs = np.array([max(group.epoch, least_epoch) for group in groups])
-        self._writer.write(step, epochs, columns, [session["response"] for session in read])
-
-    def flush(self) -> None:
-        """Write everything that was kept so far; raises as `keep`."""
-        self._writer.flush()
+        self.write(step, epochs, columns, [session["response"] for session in read])
 
 
 def _read(names: Sequence[str], keys: Sequence[str], partition_id: str) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ from knapsack_rl.rollout_dump import DUMP_SCHEMA, RolloutDump  # noqa: E402
 from knapsack_rl.rollout_keeper import RolloutWriter, rows_to_keep  # noqa: E402
 from knapsack_rl.step_parts import STEPS_PER_PART, list_parts, read_part  # noqa: E402
 
+KEEPS_ALL = ExplorationConfig(dump_rollouts="all")
+
 
 class Tokenizer:
     """Decodes token ids as characters, and remembers who asked."""
@@ -63,7 +65,7 @@ def test_as_many_are_kept_as_are_asked_for(kept, expected):
 
 def test_rollouts_are_decoded_by_a_copy_of_the_tokenizer_on_another_thread(tmp_path):
     tokenizer = Tokenizer()
-    writer = RolloutWriter(RolloutDump(tmp_path, 10**9), tokenizer)
+    writer = RolloutWriter(RolloutDump(tmp_path, 10**9), KEEPS_ALL, tokenizer)
     writer.write(1, np.array([0, 1]), columns_of(2), [[104, 105], [111, 107]])
     writer.write(2, 1, columns_of(1), [[33]])
     writer.flush()
@@ -76,7 +78,7 @@ def test_rollouts_are_decoded_by_a_copy_of_the_tokenizer_on_another_thread(tmp_p
 
 
 def test_what_a_resumed_run_repeats_is_forgotten_once_it_is_written(tmp_path):
-    writer = RolloutWriter(RolloutDump(tmp_path, 10**9), Tokenizer())
+    writer = RolloutWriter(RolloutDump(tmp_path, 10**9), KEEPS_ALL, Tokenizer())
     for step in (1, 2, 3):
         writer.write(step, 0, columns_of(1), [[33]])
     writer.truncate_after(2)
@@ -86,7 +88,7 @@ def test_what_a_resumed_run_repeats_is_forgotten_once_it_is_written(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path):
     (tmp_path / "rollouts").touch()  # a file where the folder is to be
-    writer = RolloutWriter(RolloutDump(tmp_path / "rollouts", 10**9), Tokenizer())
+    writer = RolloutWriter(RolloutDump(tmp_path / "rollouts", 10**9), KEEPS_ALL, Tokenizer())
     for step in range(1, STEPS_PER_PART + 1):
         writer.write(step, 0, columns_of(1), [[33]])
     with pytest.raises(OSError, match=f"{tmp_path}/rollouts .*exploration.dump_rollouts=null"):
@@ -94,7 +96,7 @@ def test_a_folder_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path):
 
 
 def test_an_error_of_the_writing_is_raised_at_the_next_step_and_once(tmp_path):
-    writer = RolloutWriter(RolloutDump(tmp_path, 10**9), Tokenizer())
+    writer = RolloutWriter(RolloutDump(tmp_path, 10**9), KEEPS_ALL, Tokenizer())
     writer.write(1, 0, {**columns_of(1), "score": np.ones(2)}, [[33]])
     with pytest.raises(ValueError, match="equally long"):
         writer.write(2, 0, columns_of(1), [[33]])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from knapsack_rl.config import ExplorationConfig
-from knapsack_rl.rollout_dump import RolloutDump
 from knapsack_rl.rollout_keeper import RolloutWriter, rows_to_keep
 from verl import DataProto
 from verl.trainer.ppo.outcomes import verdicts
@@ -18,18 +17,8 @@ from verl.trainer.ppo.step import TrainingStep
 __all__ = ["RolloutKeeper"]
 
 
-class RolloutKeeper:
-    """Keeps rollouts as ``exploration.dump_rollouts`` asks for; the writing happens beside the training.
-
-    Args:
-        dump: where they go.
-        config: which are kept, and what a success is.
-        tokenizer: decodes the responses.
-    """
-
-    def __init__(self, dump: RolloutDump, config: ExplorationConfig, tokenizer: Any) -> None:
-        self._config = config
-        self._writer = RolloutWriter(dump, None if config.dump_rollouts is None else tokenizer)
+class RolloutKeeper(RolloutWriter):
+    """Keeps rollouts as ``exploration.dump_rollouts`` asks for; the writing happens beside the training."""
 
     def keep(self, step: TrainingStep, epoch: int, batch: DataProto) -> None:
         """Keep rollouts of the batch that a step trains on, which has its scores and advantages.
@@ -37,9 +26,9 @@ class RolloutKeeper:
         Raises:
             OSError: those of an earlier step could not be written.
         """
-        if self._config.dump_rollouts is None:
+        if self.config.dump_rollouts is None:
             return
-        rows, columns = _rows_to_keep(step, batch, self._config)
+        rows, columns = _rows_to_keep(step, batch, self.config)
         mask = batch.batch["response_mask"][rows]
         tokens = mask.sum(-1)
         advantages = (batch.batch["advantages"][rows] * mask).sum(-1) / tokens.clamp(min=1)
@@ -51,15 +40,7 @@ class RolloutKeeper:
             "advantage": advantages.numpy(),
             "response_tokens": tokens.numpy(),
         }
-        self._writer.write(step.number, epoch, columns, batch.batch["responses"][rows])
-
-    def flush(self) -> None:
-        """Write everything that was kept so far; raises as `keep`."""
-        self._writer.flush()
-
-    def truncate_after(self, step: int) -> None:
-        """Forget every step after ``step``: a run that resumes there repeats them."""
-        self._writer.truncate_after(step)
+        self.write(step.number, epoch, columns, batch.batch["responses"][rows])
 
 
 def _rows_to_keep(
