@@ -130,7 +130,7 @@ class Run:
     def planned_steps(self) -> int | None:
         """The number of steps the configuration asks for; None if it leaves that to the number of epochs."""
         planned = self.setting("trainer.total_training_steps")
-        return None if planned is None else int(planned)
+        return planned if isinstance(planned, int) else None
 
     @cached_property
     def cumulative_rollouts(self) -> pd.Series:

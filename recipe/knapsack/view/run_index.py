@@ -43,9 +43,11 @@ CREATE TABLE other_answers (run INTEGER, prompt INTEGER, pred TEXT, rollouts INT
 """
 _CHOOSE_OTHER_ANSWERS = """
 INSERT OR REPLACE INTO other_answers
-SELECT run, prompt, pred, max(rollouts), sum(rollouts), coalesce((SELECT sum(r.rollouts) FROM answers r
-    WHERE r.run = answers.run AND r.prompt = answers.prompt AND r.is_success = 1), 0)
-FROM answers WHERE run = :run AND is_success = 0 {chosen} GROUP BY prompt
+SELECT run, prompt, pred, max(rollouts),
+    (SELECT sum(w.rollouts) FROM answers w WHERE w.run = a.run AND w.prompt = a.prompt AND w.is_success = 0),
+    coalesce(
+        (SELECT sum(r.rollouts) FROM answers r WHERE r.run = a.run AND r.prompt = a.prompt AND r.is_success = 1), 0)
+FROM answers a WHERE run = :run AND is_success = 0 AND pred != '' {chosen} GROUP BY prompt
 """
 _CHOSEN = "AND prompt IN (SELECT prompt FROM touched)"
 _ROWS_AT_ONCE = 500_000  # of a history or of kept rollouts in memory
@@ -263,9 +265,14 @@ class RunIndex:
 
     def _count_answers(self, database: sqlite3.Connection, run: int, table: pa.Table, prompts: np.ndarray) -> None:
         answers = pa.table({"prompt": prompts, "pred": table["pred"], "is_success": table["is_success"]})
-        is_none = pc.field("pred").isin(_NO_ANSWERS)
-        is_answer = ~is_none & (pc.utf8_length(pc.field("pred")) <= _LONGEST_ANSWER)
-        answers = answers.filter(is_answer & pc.field("is_success").is_valid() & (pc.field("prompt") != NO_NUMBER))
+        answers = answers.filter(pc.field("is_success").is_valid() & (pc.field("prompt") != NO_NUMBER))
+        # A rollout without an answer agrees with none, but it counts among those that failed.
+        told = pc.fill_null(answers["pred"], "")
+        is_answer = pc.and_(
+            pc.invert(pc.is_in(told, value_set=pa.array(_NO_ANSWERS))),
+            pc.less_equal(pc.utf8_length(told), _LONGEST_ANSWER),
+        )
+        answers = answers.set_column(1, "pred", pc.if_else(is_answer, told, ""))
         counts = answers.group_by(["prompt", "pred", "is_success"]).aggregate([([], "count_all")])
         names = ("prompt", "pred", "is_success", "count_all")
         database.executemany(

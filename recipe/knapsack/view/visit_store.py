@@ -37,7 +37,7 @@ _HISTORY_COLUMNS = {
 
 
 def add_visits(database: sqlite3.Connection, run: int, prompts: np.ndarray, history: pa.Table) -> None:
-    """Add rows of the history, later than those that the index has, and summarize their prompts again.
+    """Add rows of the history to those that the index has, and summarize their prompts again.
 
     Args:
         database: the index.
@@ -57,7 +57,7 @@ def add_visits(database: sqlite3.Connection, run: int, prompts: np.ndarray, hist
         old = [np.frombuffer(blob, dtype=VISIT) for blob in stored.values()]
         old_prompts = np.repeat(list(stored), [len(records) for records in old])
         prompts, visits = np.concatenate([old_prompts, prompts]), np.concatenate([*old, visits])
-        order = np.argsort(prompts, kind="stable")
+        order = np.lexsort((visits["step"], prompts))  # a part may come after a later one where a folder is copied
         prompts, visits = prompts[order], visits[order]
     starts = np.flatnonzero(np.append(True, np.diff(prompts) != 0))
     ends = np.append(starts[1:], len(prompts))

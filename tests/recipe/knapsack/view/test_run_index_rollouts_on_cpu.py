@@ -14,7 +14,7 @@ from knapsack_rl.history import ExplorationHistory
 from knapsack_rl.rollout_dump import DUMP_SCHEMA, RolloutDump
 from knapsack_rl.step_parts import list_parts, write_part
 from recipe.knapsack.view import run_index
-from recipe.knapsack.view.prompt_record import find_prompt, kept_steps
+from recipe.knapsack.view.prompt_record import find_prompt, kept_steps, visits_of
 from recipe.knapsack.view.prompt_table import TableQuery
 
 ID = prompt_id("synthetic", messages(1))
@@ -92,9 +92,31 @@ def test_of_two_parts_that_hold_the_same_step_none_is_shown_and_all_others_are(f
 
 
 def test_an_answer_that_the_scorer_calls_none_is_no_agreement(folder, tmp_path):
-    keep(RolloutDump(folder / "rollouts", 10**9), 1, ["[INVALID]"] * 9 + ["5"] * 4 + [None, ""])
+    dump = RolloutDump(folder / "rollouts", 10**9)
+    keep(dump, 1, ["[INVALID]"] * 3 + ["5"] * 7 + [None, "", "x" * 999])
     index, _ = make_index(tmp_path / "index.sqlite", folder)
-    assert ground_truth_list(index) == [("5", 4)]
+    assert ground_truth_list(index) == [("5", 7)]
+    keep(dump, 2, [None] * 2)
+    index.update_rollouts()
+    assert ground_truth_list(index) == [], "7 of 15 that failed are not more than half"
+
+
+def test_a_part_of_earlier_steps_that_comes_late_is_put_in_its_place(tmp_path):
+    run = tmp_path / "run"
+    history = ExplorationHistory(run / "history")
+    one = np.array([1])
+    for step in range(1, 5):
+        history.append(step, 0, [ID], np.array([np.nan]), 4 * one, step * one, one)
+        history.flush()
+    second = list_parts(run / "history")[1].path
+    second.rename(tmp_path / "late")
+    index, _ = make_index(tmp_path / "index.sqlite", run)
+    (tmp_path / "late").rename(second)
+    index.update_history()
+    with index.connect() as database:
+        visits = visits_of(database, find_prompt(database, ID), 0, index.runs[0])
+        (row,) = TableQuery().rows(database)
+    assert [visit.step for visit in visits] == [1, 2, 3, 4] and (row["step"], row["rate"]) == (4, 1.0)
 
 
 def test_a_part_whose_text_is_no_utf8_is_left_out_and_named(folder, tmp_path):
