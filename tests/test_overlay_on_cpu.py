@@ -180,22 +180,22 @@ print(ray.get(where.remote()))
 """
 
 
+def _output_of(python: Path, *command: str | Path, folder: Path) -> str:
+    """What an installation prints that does not see this checkout."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    result = subprocess.run(
+        [python, *command], capture_output=True, text=True, cwd=folder, env=environment, timeout=TIME_LIMIT_SECONDS
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout.strip()
+
+
 @pytest.mark.slow
 def test_the_wheel_installs_beside_upstream_and_uninstalls_without_a_trace(wheel, installation, tmp_path):
     python = installation / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(*command: str | Path) -> list[str]:
-        result = subprocess.run(
-            [python, *command],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-            timeout=TIME_LIMIT_SECONDS,
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-        return result.stdout.strip().splitlines()
+        return _output_of(python, *command, folder=tmp_path).splitlines()
 
     upstream = next(installation.glob("lib/python3*/site-packages/verl"))
     before = {path: path.read_bytes() for path in upstream.rglob("*.py")}
@@ -223,19 +223,9 @@ def test_the_installed_overlay_leaves_any_other_verl_alone(wheel, tmp_path):
     own = next(folder.glob("lib/python3*/site-packages"))
     (own / "others.pth").write_text(f"{_numpy_alone(tmp_path)}\n")
     python = folder / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(*command: str | Path) -> str:
-        result = subprocess.run(
-            [python, *command],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-            timeout=TIME_LIMIT_SECONDS,
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-        return result.stdout.strip()
+        return _output_of(python, *command, folder=tmp_path)
 
     run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
     allocate = "import knapsack_rl; print(knapsack_rl.knapsack_allocate([0.0, 0.9] + [1.0] * 6, 64).budgets.tolist())"
